@@ -1,0 +1,1 @@
+"""The instrument: see README.md."""

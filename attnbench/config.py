@@ -1,0 +1,57 @@
+"""The schema of a run and every default. Standard library only; Hydra composes presets and overrides on top of it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Recipe:
+    """How a model is trained. The budget is a number of samples, never seconds."""
+
+    samples: int = 3072  # training images seen, all epochs together
+    batch_size: int = 16
+    learning_rate: float = 1e-3  # peak of AdamW
+    weight_decay: float = 0.05  # not on norms, biases and position tables
+    warmup: float = 0.1  # share of the steps
+    clip: float = 1.0  # norm of the gradient
+    drop_path: float = 0.0
+    label_smoothing: float = 0.0
+    scale: float = 0.2  # least share of the image's area that a training crop keeps
+
+
+@dataclass
+class Timing:
+    """When the rounds of a timing end."""
+
+    min_rounds: int = 8
+    max_rounds: int = 40
+    budget: float = 30.0  # seconds for one resolution, all contenders together, warm-up left out
+    precision: float = 0.02  # half-width of the ratio's 95 % interval that is enough
+    sample: float = 0.01  # least seconds of one sample: calls are repeated until it is reached
+
+
+@dataclass
+class RunConfig:
+    """Everything that ``attnbench run`` can be told."""
+
+    mechanisms: list[str] = field(default_factory=lambda: ["focal", "swin"])
+    resolutions: list[str] = field(default_factory=lambda: ["224"])  # N or HxW, pixels
+    size: str = "nano"
+    settings: dict[str, Any] = field(default_factory=dict)  # settings.swin.window=14
+    tasks: list[str] = field(default_factory=lambda: ["classification"])
+    data: str | None = None  # None: the task's embedded data
+    num_classes: int | None = None  # of cost cells; None: as many as the data have
+    seeds: int = 1  # how many
+    batch_size: int = 1  # of cost cells
+    threads: int | None = None  # None: every core this process may use
+    workers: int = 0  # processes that load data
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    precision: str = "fp32"  # fp32, bf16
+    measure: list[str] = field(default_factory=lambda: ["cost", "accuracy"])
+    train_resolution: str | None = None  # None: the smallest requested; N, HxW, or "each"
+    reference: str | None = None  # None: the first mechanism
+    out: str | None = None
+    rerun: bool = False
+    timeout: float = 3600.0  # seconds for one cell
+    recipe: Recipe = field(default_factory=Recipe)
+    timing: Timing = field(default_factory=Timing)

@@ -1,0 +1,170 @@
+"""What was measured, on what, and how it ended: the line of ``records.jsonl``.
+
+A :class:`Cell` holds everything that decides the numbers, and its key is their hash; a :class:`Record` is one attempt
+at a cell. Both go to JSON and back without loss. Standard library only.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from attnbench.errors import UserError
+
+SCHEMA = 1
+
+Probe = Literal["macs", "latency", "memory_inference", "memory_training", "training", "accuracy"]
+Status = Literal["ok", "out_of_memory", "timeout", "unsupported", "skipped", "failed"]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A quantity: its unit, which direction is better, and its definition."""
+
+    unit: str
+    better: Literal["lower", "higher", "neither"]
+    definition: str
+
+
+METRICS: Mapping[str, Metric] = {
+    "parameters": Metric("1", "lower", "Learned numbers of the whole model, classifier included."),
+    "macs": Metric(
+        "MAC", "lower", "Multiply-accumulates of matmuls, convolutions and attention, one image; 1 MAC = 2 FLOPs."
+    ),
+    "macs_closed_form": Metric("MAC", "lower", "The same, by each mechanism's formula, without tracing."),
+    "latency": Metric("s", "lower", "Seconds for one batch in inference; median over rounds."),
+    "throughput": Metric("img/s", "higher", "Batch size divided by latency."),
+    "time_ratio": Metric("1", "lower", "Time over the reference's, paired by round; median; 95 % interval."),
+    "noise_floor": Metric("1", "lower", "How far the reference, timed against itself in the same rounds, is from 1."),
+    "peak_memory_inference": Metric("B", "lower", "Peak bytes of one inference batch above parameters and input."),
+    "peak_memory_training": Metric("B", "lower", "Peak bytes of one training step above parameters and input."),
+    "peak_rss": Metric("B", "lower", "Growth of the peak resident set of a fresh process over the same step."),
+    "top1": Metric("1", "higher", "Share of validation images whose highest logit is the true class."),
+    "train_loss": Metric("1", "lower", "Mean training loss over the last tenth of the steps."),
+    "train_time": Metric("s", "lower", "Seconds of training, data included."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One probe of one mechanism at one resolution, or one training."""
+
+    probe: Probe
+    mechanism: str
+    size: str
+    resolution: tuple[int, int]  # (H, W), pixels; for training: where it trains
+    device: str
+    precision: str
+    threads: int
+    num_classes: int
+    batch_size: int | None = None  # of a cost probe; a recipe has its own
+    settings: Json = field(default_factory=dict)  # of the mechanism, where they are not its defaults
+    reference: str | None = None  # latency: the mechanism that ratios are taken to
+    task: str | None = None
+    data: str | None = None  # identity of the data, not its path
+    seed: int | None = None
+    train_resolution: tuple[int, int] | None = None
+    recipe: Json | None = None  # of the training that an accuracy stands on too
+    timing: Json | None = None  # of a latency
+
+    @property
+    def key(self) -> str:
+        """Hash of every field that is set: 16 hex digits. A field added later with default None keeps old keys."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> Json:
+        """Return the fields that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != {}}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Cell":
+        """Rebuild a cell; unknown fields are a :class:`UserError`."""
+        _refuse_unknown(cls, data)
+        pairs = {name: tuple(data[name]) for name in ("resolution", "train_resolution") if data.get(name)}
+        return cls(**{**data, **pairs})
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number with its unit, interval and samples; ``kind`` says which kind of memory, or which counter."""
+
+    metric: str
+    value: float
+    unit: str
+    low: float | None = None  # 95 % interval
+    high: float | None = None
+    samples: tuple[float, ...] = ()
+    rounds: tuple[int, ...] = ()  # round of each sample
+    times: tuple[float, ...] = ()  # time stamp of each sample, seconds since the epoch
+    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS or METRICS[self.metric].unit != self.unit:
+            raise ValueError(f"{self.metric} in {self.unit!r} is not in METRICS")
+
+    def to_json(self) -> Json:
+        """Return the six fixed fields, and the others where they are set."""
+        always = {"metric", "value", "unit", "low", "high", "samples"}
+        return {name: value for name, value in asdict(self).items() if name in always or value not in (None, ())}
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Measurement":
+        """Rebuild a measurement; unknown fields are a :class:`UserError`."""
+        _refuse_unknown(cls, data)
+        lists = {name: tuple(data.get(name, ())) for name in ("samples", "rounds", "times")}
+        return cls(**{**data, **lists})
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One attempt at one cell."""
+
+    cell: Cell
+    status: Status
+    measurements: tuple[Measurement, ...]
+    environment: Json
+    started: str  # UTC, ISO 8601
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in get_args(Status):
+            raise ValueError(f"status {self.status!r} is none of {get_args(Status)}")
+
+    def to_json(self) -> Json:
+        """Return the line of ``records.jsonl`` as an object."""
+        return {
+            "schema": SCHEMA,
+            "key": self.cell.key,
+            "cell": self.cell.to_json(),
+            "status": self.status,
+            "measurements": [measurement.to_json() for measurement in self.measurements],
+            "environment": self.environment,
+            "started": self.started,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> "Record":
+        """Rebuild a record; another schema version is a :class:`UserError`."""
+        if data.get("schema") != SCHEMA:
+            raise UserError(f"records of schema {data.get('schema')!r}; this version reads schema {SCHEMA}")
+        return cls(
+            cell=Cell.from_json(data["cell"]),
+            status=data["status"],
+            measurements=tuple(Measurement.from_json(item) for item in data["measurements"]),
+            environment=data["environment"],
+            started=data["started"],
+            error=data["error"],
+        )
+
+    def measured(self, metric: str) -> Measurement | None:
+        """Return the measurement of ``metric``, or None."""
+        return next((item for item in self.measurements if item.metric == metric), None)
+
+
+def _refuse_unknown(cls: type, data: Json) -> None:
+    extra = set(data) - {item.name for item in fields(cls)}
+    if extra:
+        raise UserError(f"unknown field {sorted(extra)[0]!r} in a {cls.__name__.lower()}")
