@@ -79,7 +79,9 @@ class Mechanism:
                 raise unknown(f"setting of mechanism {self.name!r}", name, known)
             per_stage = value if isinstance(value, list | tuple) else [value] * STAGES
             if len(per_stage) != STAGES:
-                raise UserError(f"setting {name!r} of {self.name!r}: one value or {STAGES}, one per stage, not {value!r}")
+                raise UserError(
+                    f"setting {name!r} of {self.name!r}: one value or {STAGES}, one per stage, not {value!r}"
+                )
             kind = type(getattr(default, name))
             for item in per_stage:
                 if type(item) is not kind:

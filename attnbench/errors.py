@@ -14,3 +14,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+class UnsupportedError(UserError):
+    """Something that a plug-in declares it cannot do; a row with status ``unsupported``, not a failure."""

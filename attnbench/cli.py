@@ -1,0 +1,178 @@
+"""The command line: flags and words to a RunConfig, events and rows to the terminal. The only place that prints."""
+
+import argparse
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from attnbench import __version__
+from attnbench.errors import UserError
+
+OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+LISTS = ("mechanisms", "tasks", "sizes", "presets")
+# Flag, key of RunConfig, type, metavar, help.
+FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
+    ("--mechanisms", "mechanisms", "list", "A,B", "what to compare; see: attnbench list mechanisms"),
+    ("--res", "resolutions", "list", "N,HxW", "resolutions in pixels, from 32 up"),
+    ("--size", "size", str, "SIZE", "backbone: nano, tiny, small, base"),
+    ("--tasks", "tasks", "list", "A,B", "see: attnbench list tasks"),
+    ("--data", "data", str, "PATH", "folder with train/<class>/* and val/<class>/*; without it, embedded data"),
+    ("--seeds", "seeds", int, "N", "how many trainings per mechanism"),
+    ("--batch-size", "batch_size", int, "N", "images per batch of the cost measurements"),
+    ("--threads", "threads", int, "N", "CPU threads of every worker; default: all cores"),
+    ("--workers", "workers", int, "N", "processes that load data; default 0: the training process itself"),
+    ("--device", "device", str, "NAME", "auto, cpu, cuda, cuda:N"),
+    ("--precision", "precision", str, "NAME", "fp32, bf16"),
+    ("--measure", "measure", "list", "A,B", "cost, accuracy"),
+    ("--train-res", "train_resolution", str, "N", "where to train: N, HxW or 'each'; default: the smallest of --res"),
+    ("--reference", "reference", str, "NAME", "mechanism that time ratios are taken to; default: the first"),
+    ("--out", "out", str, "DIR", "run folder; default: results/<UTC time>-<hash>; the same folder continues a run"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        options = _parser().parse_args(words)
+        code: int = options.function(options)
+    except UserError as error:
+        _say(f"attnbench: error: {error}", "--debug" in words)
+        return USAGE
+    except KeyboardInterrupt:
+        _say("attnbench: interrupted; finished cells are kept, the same command with --out goes on", "--debug" in words)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return OK
+    except Exception as error:  # noqa: BLE001 (a defect of ours: one line, and the traceback on request)
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        _say(f"attnbench: internal error: {cause} (--debug shows where)", "--debug" in words)
+        return SOME_FAILED
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("attnbench", description="Compare attention mechanisms in one backbone.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"attnbench {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="run | list | report")
+    run = commands.add_parser("run", help="measure, train, score, report", allow_abbrev=False)
+    for flag, key, kind, metavar, text in FLAGS:
+        run.add_argument(flag, dest=key, type=_comma_list if kind == "list" else kind, metavar=metavar, help=text)
+    run.add_argument("--steps", type=int, metavar="N", help="training steps, instead of recipe.samples")
+    run.add_argument("--preset", default="quick", metavar="NAME", help="quick (default) or paper")
+    run.add_argument("--rerun", action="store_true", help="measure again what --out has already")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the configuration")
+    run.set_defaults(function=_run)
+    listing = commands.add_parser("list", help="what there is", allow_abbrev=False)
+    listing.add_argument("what", metavar="|".join(LISTS))
+    listing.set_defaults(function=_list)
+    report = commands.add_parser("report", help="write a run's table, report and figures again", allow_abbrev=False)
+    report.add_argument("folder", type=Path, metavar="DIR")
+    report.set_defaults(function=_report)
+    for command in (run, listing, report):
+        command.add_argument("--json", action="store_true", help="print JSON and nothing else")
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from attnbench.compose import compose, keys_of
+
+    config = compose(options.preset, options.overrides)
+    flags = {key: getattr(options, key) for _, key, *_ in FLAGS if getattr(options, key) is not None}
+    twice = sorted(keys_of(options.overrides) & set(flags))
+    if twice:
+        raise UserError(f"{twice[0]} is given twice: by a flag and by {twice[0]}=...")
+    config = replace(config, **flags, rerun=options.rerun or config.rerun)
+    if options.steps is not None:
+        if options.steps < 1:
+            raise UserError(f"--steps must be at least 1, not {options.steps}")
+        config = replace(config, recipe=replace(config.recipe, samples=options.steps * config.recipe.batch_size))
+    # Only now: these import torch, and a typing error should not wait for it.
+    from attnbench.harness import run_cells
+    from attnbench.progress import Progress
+
+    with Progress(config) as progress:
+        outcome = run_cells(config, progress)
+    _show(outcome.rows, options.json)
+    _say(f"attnbench: written to {outcome.folder}: table.csv, report.md, records.jsonl, figures", debug=False)
+    return OK if outcome.complete else SOME_FAILED
+
+
+def _list(options: argparse.Namespace) -> int:
+    from attnbench.listing import listing
+
+    if options.what not in LISTS:
+        raise UserError(f"cannot list {options.what!r}; known: {', '.join(LISTS)}")
+    items = listing(options.what)
+    if options.json:
+        print(json.dumps(items, indent=2, ensure_ascii=False))
+        return OK
+    width = max((len(item["name"]) for item in items), default=0)
+    for item in items:
+        print(f"{item['name']:<{width}}  {'  '.join(str(item[key]) for key in item if key != 'name' and item[key])}")
+    return OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    from attnbench import report
+    from attnbench.report.rows import rows
+    from attnbench.store import latest, load
+
+    if not (options.folder / "records.jsonl").is_file():
+        raise UserError(f"{options.folder} holds no records.jsonl; give the folder of a run")
+    records = list(latest(load(options.folder)).values())
+    config = options.folder / "config.yaml"
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    report.write(options.folder, records, text)
+    _show(rows(records), options.json)
+    return OK
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from attnbench.report.table import to_json
+
+    if as_json:
+        print(to_json(rows))
+        return
+    from rich.console import Console
+
+    from attnbench.report.terminal import terminal
+
+    Console().print(terminal(rows))
+
+
+def _comma_list(text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names separated by commas")
+    return items
+
+
+def _say(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

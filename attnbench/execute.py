@@ -1,0 +1,187 @@
+"""One cell in, its measurements out: what a worker process does when it is asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnbench.backbone import Backbone, build_model
+from attnbench.config import Recipe
+from attnbench.errors import UnsupportedError
+from attnbench.measure.clock import Clock
+from attnbench.measure.macs import count_macs
+from attnbench.measure.memory import peak_memory
+from attnbench.plan import training_of
+from attnbench.record import METRICS, Cell, Measurement
+from attnbench.registry import MECHANISMS, TASKS
+from attnbench.train import evaluate, train
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a cell needs and what does not decide its numbers."""
+
+    data: str | None  # where the data lie
+    weights: Path  # folder of trained weights
+    workers: int
+
+
+def measure(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
+    """Run the probe of ``cell``; a latency is not measured alone but in rounds, see :class:`TimedModel`."""
+    if not MECHANISMS[cell.mechanism].any_resolution and cell.train_resolution not in (None, cell.resolution):
+        raise UnsupportedError(f"{cell.mechanism} works only at the resolution that it was built for")
+    probes: dict[str, Callable[[], tuple[Measurement, ...]]] = {
+        "macs": lambda: _macs(cell),
+        "memory_inference": lambda: _memory_inference(cell),
+        "memory_training": lambda: _memory_training(cell),
+        "training": lambda: _training(cell, context, progress),
+        "accuracy": lambda: _accuracy(cell, context, progress),
+    }
+    return probes[cell.probe]()
+
+
+class TimedModel:
+    """A model ready to be timed: built and warmed up once, then sampled round by round."""
+
+    def __init__(self, cell: Cell) -> None:
+        model, images = _cost_model(cell)
+        model.eval()
+
+        def step() -> Tensor:
+            with torch.inference_mode():
+                output: Tensor = model(images)
+                return output
+
+        self.clock = Clock(step, torch.device(cell.device), least=(cell.timing or {})["sample"])
+
+    def sample(self) -> float:
+        """Return seconds per call."""
+        return self.clock.sample()
+
+
+def quantity(metric: str, value: float, **more: Any) -> Measurement:
+    """Return a measurement in the metric's own unit."""
+    return Measurement(metric, value, METRICS[metric].unit, **more)
+
+
+def weights_file(cell: Cell, folder: Path) -> Path:
+    """Return where the weights of the training behind ``cell`` lie."""
+    return folder / f"{training_of(cell).key}.safetensors"
+
+
+def _macs(cell: Cell) -> tuple[Measurement, ...]:
+    with torch.device("meta"):
+        model = _model(cell)
+    height, width = cell.resolution
+    return (
+        quantity("parameters", sum(parameter.numel() for parameter in model.parameters())),
+        quantity("macs", count_macs(model, (3, height, width)), kind="traced"),
+        quantity("macs_closed_form", model.macs(height, width), kind="formula"),
+    )
+
+
+def _memory_inference(cell: Cell) -> tuple[Measurement, ...]:
+    model, images = _cost_model(cell)
+    model.eval()
+
+    def step() -> Tensor:
+        with torch.inference_mode():
+            output: Tensor = model(images)
+            return output
+
+    return _peak("peak_memory_inference", step, cell)
+
+
+def _memory_training(cell: Cell) -> tuple[Measurement, ...]:
+    model, images = _cost_model(cell)
+    targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    model.train()
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        F.cross_entropy(model(images), targets).backward()
+
+    return _peak("peak_memory_training", step, cell)
+
+
+def _peak(metric: str, step: Callable[[], object], cell: Cell) -> tuple[Measurement, ...]:
+    return tuple(
+        quantity(metric if kind != "process_rss" else "peak_rss", value, kind=kind)
+        for value, kind in peak_memory(step, torch.device(cell.device))
+    )
+
+
+def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
+    import time
+
+    from safetensors.torch import save_file
+
+    model = _trainable(cell, context)
+    recipe = Recipe(**(cell.recipe or {}))
+    device = torch.device(cell.device)
+    begin = time.perf_counter()
+    task = TASKS[cell.task or ""](context.data)
+    autocast = _autocast(cell)
+    losses = train(model, task, recipe, cell.resolution, cell.seed or 0, device, autocast, context.workers, progress)
+    seconds = time.perf_counter() - begin
+    context.weights.mkdir(exist_ok=True)
+    final = weights_file(cell, context.weights)
+    partial = final.with_suffix(".partial")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
+    partial.replace(final)
+    tail = losses[-max(1, len(losses) // 10) :]
+    return (
+        quantity("train_loss", sum(tail) / len(tail), samples=tuple(losses)),
+        quantity("train_time", seconds),
+    )
+
+
+def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
+    from safetensors.torch import load_file
+
+    model = _trainable(cell, context)
+    model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
+    task = TASKS[cell.task or ""](context.data)
+    scores = evaluate(
+        model, task, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
+    )
+    return tuple(quantity(name, value) for name, value in scores.items())
+
+
+def _model(cell: Cell, **more: Any) -> Backbone:
+    return build_model(
+        cell.mechanism,
+        cell.size,
+        resolution=cell.train_resolution or cell.resolution,
+        num_classes=cell.num_classes,
+        **more,
+        **cell.settings,
+    )
+
+
+def _cost_model(cell: Cell) -> tuple[nn.Module, Tensor]:
+    """Return the model of a cost cell and a random batch for it, on its device in its precision."""
+    torch.manual_seed(0)
+    device, dtype = torch.device(cell.device), DTYPES[cell.precision]
+    images = torch.randn(cell.batch_size or 1, 3, *cell.resolution, device=device, dtype=dtype)
+    return _model(cell).to(device, dtype), images
+
+
+def _trainable(cell: Cell, context: Context) -> Backbone:
+    torch.manual_seed(cell.seed or 0)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    task = TASKS[cell.task or ""](context.data)
+    rate = (cell.recipe or {})["drop_path"]
+    model = _model(cell, drop_path=rate, head=lambda channels: task.head(channels, cell.num_classes))
+    return model.to(cell.device)
+
+
+def _autocast(cell: Cell) -> torch.dtype | None:
+    return None if cell.precision == "fp32" else DTYPES[cell.precision]

@@ -1,0 +1,249 @@
+"""Runs the cells of a plan in worker processes, records each as it ends, and skips what is done.
+
+A failing cell is a record and the others go on. Costs other than time are measured in fresh processes; the contenders of
+one resolution are timed in rounds, each in a process of its own, one active at a time while the parent waits.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attnbench import report, worker
+from attnbench.config import RunConfig
+from attnbench.errors import UserError
+from attnbench.plan import Plan, plan, training_of
+from attnbench.process import Worker, WorkerError, plugin_sources
+from attnbench.record import Cell, Measurement, Record, Status
+from attnbench.registry import MECHANISMS, TASKS
+from attnbench.report.rows import rows as make_rows
+from attnbench.store import Store, latest, load
+from attnbench.timing import Contender, time_together
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+WEIGHTS = "weights"
+LOG = "workers.log"
+FINAL: frozenset[Status] = frozenset({"ok", "unsupported", "skipped"})  # another attempt would end the same
+
+
+class Listener(Protocol):
+    """Who is told how a run goes on."""
+
+    def planned(self, folder: Path, cells: list[Cell], done: int) -> None:
+        """Take the cells to run, beside the ``done`` ones that are recorded already."""
+
+    def started(self, cells: list[Cell], note: str) -> None:
+        """Take the cells that run now (several, when they are timed together)."""
+
+    def progress(self, share: float) -> None:
+        """Take the share of the running cells that is done."""
+
+    def finished(self, record: Record) -> None:
+        """Take a record that is safely stored."""
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def planned(self, folder: Path, cells: list[Cell], done: int) -> None:
+        """Ignore."""
+
+    def started(self, cells: list[Cell], note: str) -> None:
+        """Ignore."""
+
+    def progress(self, share: float) -> None:
+        """Ignore."""
+
+    def finished(self, record: Record) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run leaves: its folder, the latest record of each planned cell, and the table's rows."""
+
+    folder: Path
+    records: list[Record]
+    rows: list[dict[str, Any]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is ok, or was planned to be skipped."""
+        return all(record.status in ("ok", "skipped") for record in self.records)
+
+
+def run(config: RunConfig) -> "DataFrame":
+    """Run ``config`` and return its table, a row per mechanism, resolution and task; columns as in ``table.csv``.
+
+    Raises:
+        UserError: anything in ``config`` that cannot be run; nothing is written then.
+    """
+    from attnbench.report.table import to_frame
+
+    return to_frame(run_cells(config, Silent()).rows)
+
+
+def run_cells(config: RunConfig, listener: Listener) -> Outcome:
+    """Run ``config``, telling ``listener``; see :func:`run`."""
+    if worker.ACTIVE:
+        raise UserError('a script that defines a mechanism and runs it must guard the run: if __name__ == "__main__":')
+    planned = plan(config)
+    plugins = plugin_sources(MECHANISMS, planned.config.mechanisms) + plugin_sources(TASKS, planned.config.tasks)
+    folder = Path(planned.config.out) if planned.config.out else default_folder(planned.config)
+    with Store(folder) as store:
+        text = config_text(planned.config)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        _Run(planned, folder, store, listener, plugins).all_cells()
+        recorded = latest(load(folder))
+        records = [recorded[cell.key] for cell in planned.cells]
+        rows = make_rows(records)
+        report.write(folder, records, text)
+    return Outcome(folder, records, rows)
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return ``results/<UTC time>-<short hash of config>``."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("results") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest}"
+
+
+def config_text(config: RunConfig) -> str:
+    """Return the resolved configuration as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(self, planned: Plan, folder: Path, store: Store, listener: Listener, plugins: list[str]) -> None:
+        from attnbench.execute import Context  # here, so that listing and reporting load no torch
+
+        self.config, self.cells = planned.config, planned.cells
+        self.store, self.listener, self.plugins = store, listener, plugins
+        self.log = folder / LOG
+        self.weights = folder / WEIGHTS
+        self.context = Context(planned.config.data, self.weights.resolve(), planned.config.workers)
+        recorded = {} if planned.config.rerun else latest(load(folder))
+        self.done = {key for key, record in recorded.items() if record.status in FINAL}
+        self.failed: dict[str, Record] = {}
+
+    def all_cells(self) -> None:
+        todo = [cell for cell in self.cells if not self._is_done(cell)]
+        self.listener.planned(self.log.parent, todo, len(self.cells) - len(todo))
+        self._macs([cell for cell in todo if cell.probe == "macs"])
+        self._latencies([cell for cell in todo if cell.probe == "latency"])
+        for cell in todo:
+            if cell.probe in ("memory_inference", "memory_training"):
+                self.listener.started([cell], "")
+                self._in_fresh_worker([cell])
+        self._accuracies([cell for cell in todo if cell.probe in ("training", "accuracy")])
+
+    def _is_done(self, cell: Cell) -> bool:
+        if cell.probe == "training":
+            return cell.key in self.done and (self.weights / f"{cell.key}.safetensors").is_file()
+        return cell.key in self.done
+
+    def _macs(self, cells: list[Cell]) -> None:
+        for mechanism in dict.fromkeys(cell.mechanism for cell in cells):
+            own = [cell for cell in cells if cell.mechanism == mechanism]
+            self.listener.started(own, "")
+            self._in_fresh_worker(own)
+
+    def _accuracies(self, cells: list[Cell]) -> None:
+        for training in dict.fromkeys(training_of(cell).key for cell in cells):
+            own = [cell for cell in cells if training_of(cell).key == training]
+            self._in_fresh_worker(own)
+
+    def _in_fresh_worker(self, cells: list[Cell]) -> None:
+        """Measure ``cells`` one after another in one new process; in another, if it dies."""
+        with ExitStack() as stack:
+            process: Worker | None = None
+            for cell in cells:
+                if cell.probe in ("training", "accuracy"):
+                    self.listener.started([cell], "")
+                started = _now()
+                blocked = self.failed.get(training_of(cell).key) if cell.probe == "accuracy" else None
+                if blocked:
+                    self._record(cell, blocked.status, started, error=f"its training: {blocked.error}")
+                    continue
+                try:
+                    process = process or stack.enter_context(self.worker())
+                    measured, environment = self._measure(process, cell)
+                    self._record(cell, "ok", started, measured, environment)
+                except WorkerError as error:
+                    process = process if error.alive else None
+                    self._record(cell, error.status, started, error=str(error))
+
+    def _measure(self, process: Worker, cell: Cell) -> tuple[tuple[Measurement, ...], dict[str, Any]]:
+        timeout = self.config.timeout
+        measured = process.call("measure", cell, self.context, timeout=timeout, progress=self.listener.progress)
+        return measured, process.call("describe", cell.device, cell.threads, timeout=timeout)
+
+    def _latencies(self, cells: list[Cell]) -> None:
+        """Time the contenders of each resolution together; a reference that is done is timed again for its ratio."""
+        with ExitStack() as stack:
+            processes: dict[str, Worker] = {}
+
+            def process(name: str) -> Worker:
+                if name not in processes:
+                    processes[name] = stack.enter_context(self.worker())
+                return processes[name]
+
+            for resolution in dict.fromkeys(cell.resolution for cell in cells):
+                wanted = [cell for cell in cells if cell.resolution == resolution]
+                reference = next(
+                    cell
+                    for cell in self.cells
+                    if (cell.probe, cell.resolution, cell.mechanism) == ("latency", resolution, wanted[0].reference)
+                )
+                again = reference not in wanted
+                note = f"{reference.mechanism} is timed again: ratios need it in the same rounds" if again else ""
+                self.listener.started(wanted, note)
+                self._time(wanted, reference, process, processes)
+
+    def _time(
+        self, wanted: list[Cell], reference: Cell, process: Callable[[str], Worker], processes: dict[str, Worker]
+    ) -> None:
+        started = _now()
+        contenders = [Contender(cell.mechanism, cell) for cell in wanted if cell != reference]
+        contenders = [Contender(reference.mechanism, reference), *contenders, Contender("A/A twin", reference)]
+        results = time_together(contenders, process, self.config, self.listener.progress)
+        for cell in wanted:
+            result = results[cell.mechanism]
+            if result.error is None:
+                self._record(cell, "ok", started, result.measurements, result.environment)
+            else:
+                self._record(cell, result.error.status, started, error=str(result.error))
+        for name, result in results.items():
+            if result.error is not None and not result.error.alive:
+                processes.pop(name, None)
+
+    def worker(self) -> Worker:
+        return Worker(self.config.threads or 1, self.plugins, self.log)
+
+    def _record(
+        self,
+        cell: Cell,
+        status: Status,
+        started: str,
+        measured: tuple[Measurement, ...] = (),
+        environment: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> None:
+        record = Record(cell, status, measured, environment or {}, started, error)
+        self.store.append(record)
+        if cell.probe == "training" and status != "ok":
+            self.failed[cell.key] = record
+        self.listener.finished(record)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

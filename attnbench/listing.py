@@ -1,0 +1,26 @@
+"""What ``attnbench list`` shows, without importing a plug-in."""
+
+from dataclasses import asdict
+from typing import Any
+
+from attnbench.compose import presets
+from attnbench.registry import MECHANISMS, TASKS, Registry
+from attnbench.sizes import SIZES
+
+
+def listing(what: str) -> list[dict[str, Any]]:
+    """Return one object per mechanism, task, size or preset, each with its ``name``."""
+    if what == "sizes":
+        return [{"name": name, **asdict(size)} for name, size in SIZES.items()]
+    if what == "presets":
+        return [{"name": name} for name in presets()]
+    registry: Registry[Any] = {"mechanisms": MECHANISMS, "tasks": TASKS}[what]
+    declared = {item.name: item for item in registry.declared()}
+    items = []
+    for name in registry.names():
+        item = declared.get(name)
+        entry: dict[str, Any] = {"name": name, "summary": item.summary if item else "(plug-in)"}
+        if what == "mechanisms":
+            entry |= {"complexity": item.complexity if item else "", "arxiv": item.paper.get("arxiv") if item else None}
+        items.append(entry)
+    return items

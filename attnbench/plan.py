@@ -1,0 +1,197 @@
+"""From a configuration to the cells of a run, in a fixed order; every wrong value is refused here, before anything runs."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from attnbench.config import RunConfig
+from attnbench.environment import resolve_device, usable_cores
+from attnbench.errors import UserError, unknown
+from attnbench.record import Cell
+from attnbench.registry import MECHANISMS, TASKS
+from attnbench.sizes import SIZES
+
+LEAST_SIDE = 32
+PRECISIONS = ("fp32", "bf16")
+MEASURES = ("cost", "accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cells of one run and what a process needs besides them."""
+
+    config: RunConfig  # checked, nothing left to default
+    cells: tuple[Cell, ...]
+
+
+def parse_resolution(text: object) -> tuple[int, int]:
+    """Return (H, W) of ``224``, ``"224"``, ``"224x336"`` or ``(224, 336)``; both at least 32."""
+    words = "x".join(map(str, text)) if isinstance(text, list | tuple) else str(text)
+    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", words.strip())
+    if not match:
+        raise UserError(f"resolution {words!r} is neither N nor HxW in whole pixels, such as 224 or 448x672")
+    height = int(match[1])
+    width = int(match[2]) if match[2] else height
+    if min(height, width) < LEAST_SIDE:
+        raise UserError(f"resolution {words!r} is under {LEAST_SIDE} pixels, the least that four stages can take")
+    return height, width
+
+
+def plan(config: RunConfig) -> Plan:
+    """Check ``config`` and list its cells.
+
+    Raises:
+        UserError: any value that cannot be run, named with what would be right.
+    """
+    resolutions = _unique("resolutions", [parse_resolution(item) for item in config.resolutions])
+    _check_names(config)
+    _check_numbers(config)
+    device = resolve_device(config.device)
+    threads = config.threads or usable_cores()
+    config = replace(config, device=device, threads=threads, reference=config.reference or config.mechanisms[0])
+    tasks = {name: TASKS[name](config.data) for name in config.tasks}
+    first = next(iter(tasks.values()))
+    common: dict[str, Any] = {"size": config.size, "device": device, "threads": threads}
+    cells: list[Cell] = []
+    if "cost" in config.measure:
+        classes = config.num_classes or first.num_classes
+        cells += _cost_cells(config, resolutions, common | {"num_classes": classes})
+    if "accuracy" in config.measure:
+        for name, task in tasks.items():
+            data = {"task": name, "data": task.identity, "num_classes": task.num_classes}
+            cells += _accuracy_cells(config, resolutions, common | data)
+    return Plan(config, tuple(cells))
+
+
+def training_of(cell: Cell) -> Cell:
+    """Return the training that an accuracy cell stands on."""
+    return replace(cell, probe="training", resolution=cell.train_resolution or cell.resolution)
+
+
+def _cost_cells(config: RunConfig, resolutions: list[tuple[int, int]], common: dict[str, Any]) -> Iterable[Cell]:
+    def cell(probe: Any, name: str, resolution: tuple[int, int], **more: Any) -> Cell:
+        return Cell(probe, name, resolution=resolution, settings=_settings(config, name), **common, **more)
+
+    batch = {"batch_size": config.batch_size, "precision": config.precision}
+    timing = asdict(config.timing)
+    for name in config.mechanisms:
+        yield from (cell("macs", name, item, precision=config.precision) for item in resolutions)
+    for item in resolutions:
+        for name in config.mechanisms:
+            yield cell("latency", name, item, reference=config.reference, timing=timing, **batch)
+    for item in resolutions:
+        for name in config.mechanisms:
+            yield cell("memory_inference", name, item, **batch)
+            yield cell("memory_training", name, item, **batch)
+
+
+def _accuracy_cells(config: RunConfig, resolutions: list[tuple[int, int]], common: dict[str, Any]) -> Iterable[Cell]:
+    recipe = asdict(config.recipe)
+    each = config.train_resolution == "each"
+    smallest = min(resolutions, key=math.prod)
+    chosen = smallest if each or config.train_resolution is None else parse_resolution(config.train_resolution)
+    for name in config.mechanisms:
+        for seed in range(config.seeds):
+            cells = [
+                Cell(
+                    "accuracy",
+                    name,
+                    resolution=item,
+                    settings=_settings(config, name),
+                    seed=seed,
+                    train_resolution=item if each else chosen,
+                    recipe=recipe,
+                    precision=config.precision,
+                    **common,
+                )
+                for item in resolutions
+            ]
+            # The training resolution first: its score tells soonest whether anything was learnt.
+            cells.sort(key=lambda cell: cell.resolution != cell.train_resolution)
+            trained = []
+            for cell in cells:
+                if training_of(cell) not in trained:
+                    trained.append(training_of(cell))
+                    yield trained[-1]
+                yield cell
+
+
+def _settings(config: RunConfig, mechanism: str) -> dict[str, Any]:
+    return dict(config.settings.get(mechanism) or {})
+
+
+def _check_names(config: RunConfig) -> None:
+    for title, given, known in (
+        ("size", [config.size], SIZES),
+        ("precision", [config.precision], PRECISIONS),
+        ("measure", config.measure, MEASURES),
+    ):
+        for name in given:
+            if name not in known:
+                raise unknown(title, str(name), known)
+    for title, names in (("mechanisms", config.mechanisms), ("tasks", config.tasks), ("measure", config.measure)):
+        if not names:
+            raise UserError(f"{title}: at least one is needed")
+        _unique(title, names)
+    for name in config.tasks:
+        TASKS[name]
+    for name in config.mechanisms:
+        MECHANISMS[name].configure(**_settings(config, name))
+    for name in config.settings:
+        if name not in config.mechanisms:
+            raise UserError(f"settings are given for {name!r}, which is not among the mechanisms of this run")
+    if config.reference is not None and config.reference not in config.mechanisms:
+        raise UserError(f"reference {config.reference!r} is not among the mechanisms of this run: {config.mechanisms}")
+    if config.train_resolution not in (None, "each"):
+        parse_resolution(config.train_resolution)
+
+
+def _check_numbers(config: RunConfig) -> None:
+    recipe, timing = config.recipe, config.timing
+    at_least_one = {
+        "seeds": config.seeds,
+        "batch_size": config.batch_size,
+        "threads": 1 if config.threads is None else config.threads,
+        "num_classes": 1 if config.num_classes is None else config.num_classes,
+        "recipe.batch_size": recipe.batch_size,
+        "timing.min_rounds": timing.min_rounds,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}")
+    if config.workers < 0:
+        raise UserError(f"workers must be 0 or more, not {config.workers}")
+    if recipe.samples < recipe.batch_size:
+        raise UserError(f"recipe.samples ({recipe.samples}) must cover one batch of {recipe.batch_size}")
+    if timing.max_rounds < timing.min_rounds:
+        raise UserError(f"timing.max_rounds ({timing.max_rounds}) is below timing.min_rounds ({timing.min_rounds})")
+    positive = {
+        "timeout": config.timeout,
+        "recipe.learning_rate": recipe.learning_rate,
+        "recipe.clip": recipe.clip,
+        "timing.budget": timing.budget,
+        "timing.precision": timing.precision,
+        "timing.sample": timing.sample,
+    }
+    shares = {
+        "recipe.scale": (recipe.scale, recipe.scale > 0),
+        "recipe.warmup": (recipe.warmup, True),
+        "recipe.drop_path": (recipe.drop_path, recipe.drop_path < 1),
+        "recipe.label_smoothing": (recipe.label_smoothing, recipe.label_smoothing < 1),
+        "recipe.weight_decay": (recipe.weight_decay, True),
+    }
+    for name, value in positive.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name} must be a positive number, not {value}")
+    for name, (value, allowed) in shares.items():
+        if not (allowed and 0 <= value <= 1):
+            raise UserError(f"{name} must lie between 0 and 1, not {value}")
+
+
+def _unique(title: str, items: list[Any]) -> list[Any]:
+    twice = next((item for index, item in enumerate(items) if item in items[:index]), None)
+    if twice is not None:
+        raise UserError(f"{title}: {'x'.join(map(str, twice)) if isinstance(twice, tuple) else twice} is given twice")
+    return items
