@@ -1,7 +1,6 @@
-"""The one hierarchical backbone: four stages of pre-norm blocks at strides 4, 8, 16 and 32; only the attention differs."""
+"""The one hierarchical backbone: four stages of pre-norm blocks at strides 4 to 32; only the attention differs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
@@ -47,7 +46,7 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Stem, four stages, head.
 
-    ``drop_path`` rises linearly from 0 at the first block to its value at the last (stochastic depth, arXiv 1603.09382).
+    ``drop_path`` rises linearly from 0 at the first block to its value at the last (stochastic depth, 1603.09382).
     """
 
     def __init__(

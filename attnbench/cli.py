@@ -170,7 +170,7 @@ def _say(message: str, debug: bool) -> None:
     print(message, file=sys.stderr)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 

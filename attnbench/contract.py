@@ -22,6 +22,10 @@ class Slot:
     block: int  # index within the stage; Swin shifts its odd blocks
     grid: tuple[int, int]  # (H, W) at build resolution; only mechanisms with fixed-length parameters read it
 
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.dim % self.heads:
+            raise UserError(f"dim {self.dim} does not divide into {self.heads} heads")
+
 
 @dataclass(frozen=True, slots=True)
 class Paper:

@@ -1,4 +1,4 @@
-"""What the plug-in files of a package declare, read from their source by ``ast``: no plug-in and no torch is imported."""
+"""What the plug-in files of a package declare, read from their source by ``ast``: nothing of them is imported."""
 
 import ast
 from dataclasses import dataclass

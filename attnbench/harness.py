@@ -1,7 +1,7 @@
 """Runs the cells of a plan in worker processes, records each as it ends, and skips what is done.
 
-A failing cell is a record and the others go on. Costs other than time are measured in fresh processes; the contenders of
-one resolution are timed in rounds, each in a process of its own, one active at a time while the parent waits.
+A failing cell is a record and the others go on. Costs other than time are measured in fresh processes; the contenders
+of one resolution are timed in rounds, each in a process of its own, one active at a time while the parent waits.
 """
 
 import hashlib

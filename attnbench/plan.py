@@ -1,4 +1,4 @@
-"""From a configuration to the cells of a run, in a fixed order; every wrong value is refused here, before anything runs."""
+"""From a configuration to the cells of a run, in a fixed order; a wrong value is refused here, before anything runs."""
 
 import math
 import re
@@ -137,6 +137,12 @@ def _check_names(config: RunConfig) -> None:
         _unique(title, names)
     for name in config.tasks:
         TASKS[name]
+    if config.train_resolution not in (None, "each"):
+        parse_resolution(config.train_resolution)
+    _check_mechanisms(config)
+
+
+def _check_mechanisms(config: RunConfig) -> None:
     for name in config.mechanisms:
         MECHANISMS[name].configure(**_settings(config, name))
     for name in config.settings:
@@ -144,8 +150,6 @@ def _check_names(config: RunConfig) -> None:
             raise UserError(f"settings are given for {name!r}, which is not among the mechanisms of this run")
     if config.reference is not None and config.reference not in config.mechanisms:
         raise UserError(f"reference {config.reference!r} is not among the mechanisms of this run: {config.mechanisms}")
-    if config.train_resolution not in (None, "each"):
-        parse_resolution(config.train_resolution)
 
 
 def _check_numbers(config: RunConfig) -> None:

@@ -15,8 +15,8 @@ POOLS = (*LEARNED, "mean", "max")
 class WindowPool(nn.Module):
     """Pool every window of a map to ``cells`` x ``cells`` tokens, each over ceil(window / cells)² tokens.
 
-    ``fc`` weights a cell's places, one weight for all channels; ``conv`` weights them per channel; absent tokens count as
-    zeros in both. ``mean`` and ``max`` go over the tokens that are there, and an empty cell is zero.
+    ``fc`` weights a cell's places, one weight for all channels; ``conv`` weights them per channel; absent tokens count
+    as zeros in both. ``mean`` and ``max`` go over the tokens that are there, and an empty cell is zero.
     """
 
     def __init__(self, pool: str, dim: int, window: int, cells: int) -> None:

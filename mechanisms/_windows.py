@@ -39,7 +39,9 @@ def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tenso
     """Attend within each window.
 
     Args:
-        q: (B, windows, heads, L, D); k and v: (B, windows, heads, K, D).
+        q: (B, windows, heads, L, D).
+        k: (B, windows, heads, K, D).
+        v: as k.
         bias: (heads, L, K), added to the scores of every window.
         visible: (windows, L or 1, K), True where a key may be attended; None where all may. Every query needs one.
 
@@ -56,7 +58,7 @@ def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tenso
 
 
 def cached_constant(build: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """Keep the last 64 tensors that ``build`` made of its arguments: masks depend on the map's size, not on its content.
+    """Keep the last 64 tensors that ``build`` made: masks depend on the map's size, not on its content.
 
     They are made outside of inference mode, because a tensor made inside could not be saved for a later backward. A
     fake tensor is not kept, since it must not outlive its mode.

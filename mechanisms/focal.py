@@ -1,9 +1,9 @@
 """Focal self-attention, arXiv 2107.00641, section 3.2: fine tokens nearby, pooled tokens far away, one softmax.
 
 The queries of a window attend the (w + 2e)² fine tokens around and inside it, and for each pooled level k the cells
-around it, where a window holds 2^k x 2^k cells. Biases are the authors': a relative table for the own window, a free table
-for the ring around it, a relative table per pooled level. What lies beyond the map is decided by a border policy; the one
-here masks it, never wraps, and keeps the window whatever the map's size.
+around it, where a window holds 2^k x 2^k cells. Biases are the authors': a relative table for the own window, a free
+table for the ring around it, a relative table per pooled level. What lies beyond the map is decided by a border policy;
+the one here masks it, never wraps, and keeps the window whatever the map's size.
 """
 
 from dataclasses import dataclass
@@ -135,11 +135,11 @@ class FocalAttention(nn.Module):
         for name, table in self.named_parameters():
             if name.startswith("relative_position_bias_table"):
                 nn.init.trunc_normal_(table, std=0.02)
-        inside = torch.zeros(self.side, self.side, dtype=torch.bool)
+        inside = np.zeros((self.side, self.side), dtype=bool)
         inside[self.expand : self.expand + window, self.expand : self.expand + window] = True
-        own_then_ring = torch.cat([inside.flatten().nonzero(), (~inside).flatten().nonzero()]).flatten()
+        own_then_ring = np.concatenate([np.flatnonzero(inside), np.flatnonzero(~inside)])
         self.register_buffer("own_index", relative_position_index(window, window), persistent=False)
-        self.register_buffer("region_order", own_then_ring.argsort(), persistent=False)
+        self.register_buffer("region_order", torch.tensor(own_then_ring.argsort()), persistent=False)
         for level, (side, _) in enumerate(self.regions):
             self.register_buffer(f"pooled_index_{level}", relative_position_index(window, side), persistent=False)
 

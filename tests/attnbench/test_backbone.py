@@ -1,0 +1,119 @@
+"""The backbone: its shapes at any size, and timm's Swin as the oracle of its arithmetic and its parameter counts."""
+
+import re
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import attnbench
+from attnbench.sizes import SIZES
+
+
+def from_timm(key: str) -> str:
+    """Turn timm's name of a Swin weight into ours: stages that begin with merging, and a head of two parts."""
+    key = re.sub(r"^layers\.(\d)\.downsample", lambda match: f"merging.{int(match[1]) - 1}", key)
+    key = re.sub(r"^layers\.(\d)\.blocks", r"blocks.\1", key)
+    return re.sub(r"^norm\.", "head.norm.", key.replace("patch_embed", "stem"))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_swin_has_the_parameters_of_timms(size: str) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model(f"swin_{size}_patch4_window7_224")
+        ours = attnbench.build_model("swin", size, resolution=(224, 224))
+    count = sum(parameter.numel() for parameter in ours.parameters())
+    assert count == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_swin_computes_what_timms_does_with_the_same_weights() -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", num_classes=10).eval()
+    ours = attnbench.build_model("swin", "tiny", resolution=(224, 224), num_classes=10).eval()
+    weights = {from_timm(key): value for key, value in theirs.state_dict().items() if "attn_mask" not in key}
+    assert set(ours.state_dict()) == set(weights)
+    ours.load_state_dict(weights)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        features = theirs.forward_intermediates(images, intermediates_only=True, norm=False, output_fmt="NCHW")
+        torch.testing.assert_close(ours(images), theirs(images), atol=2e-5, rtol=1e-4)
+        for own, reference in zip(ours.stages(images), features, strict=True):
+            torch.testing.assert_close(own, reference.permute(0, 2, 3, 1), atol=1e-4, rtol=1e-4)
+
+
+@given(height=st.integers(32, 90), width=st.integers(32, 90))
+@settings(max_examples=15, deadline=None)
+def test_stage_maps_have_the_stated_shapes_at_any_size(height: int, width: int) -> None:
+    with torch.device("meta"):
+        model = attnbench.build_model("identity", resolution=(height, width), num_classes=3)
+    images = torch.empty(2, 3, height, width, device="meta")
+    expected = [(2, -(-height // 2 ** (i + 2)), -(-width // 2 ** (i + 2)), 32 * 2**i) for i in range(4)]
+    assert [tuple(item.shape) for item in model.stages(images)] == expected
+    assert model(images).shape == (2, 3)
+
+
+@pytest.mark.parametrize("resolution", [(31, 64), (64, 31)])
+def test_a_side_under_32_is_refused(resolution: tuple[int, int]) -> None:
+    with pytest.raises(attnbench.UserError, match="at least 32"):
+        attnbench.build_model("identity", resolution=resolution)
+    with pytest.raises(attnbench.UserError, match="at least 32"):
+        attnbench.build_model("identity", resolution=(64, 64))(torch.zeros(1, 3, *resolution))
+
+
+def test_only_the_attention_differs_between_mechanisms() -> None:
+    def rest(name: str) -> dict[str, torch.Size]:
+        with torch.device("meta"):
+            state = attnbench.build_model(name, resolution=(64, 64)).state_dict()
+        return {key: value.shape for key, value in state.items() if ".attn." not in key}
+
+    floor = rest("identity")
+    assert all(rest(name) == floor for name in attnbench.MECHANISMS)
+
+
+def test_identity_never_mixes_patches_of_32_pixels() -> None:
+    torch.manual_seed(0)
+    model = attnbench.build_model("identity", resolution=(96, 96), num_classes=2).eval()
+    images = torch.randn(1, 3, 96, 96)
+    changed = images.clone()
+    changed[:, :, 32:64, 32:64] += 1
+    with torch.no_grad():
+        difference = (model.stages(images)[-1] - model.stages(changed)[-1]).abs().amax(-1)[0] > 0
+    assert difference.nonzero().tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize(("size", "depth"), [(name, sum(size.depths)) for name, size in SIZES.items()])
+def test_drop_path_rises_linearly_to_its_value(size: str, depth: int) -> None:
+    with torch.device("meta"):
+        model = attnbench.build_model("identity", size, resolution=(64, 64), drop_path=0.3)
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for blocks in model.blocks for block in blocks]  # type: ignore[union-attr]
+    assert rates == pytest.approx([0.3 * index / (depth - 1) for index in range(depth)])
+
+
+def test_settings_reach_the_stages() -> None:
+    model = attnbench.build_model("focal", resolution=(64, 64), window=5, focal_window=[5, 3, 3, 1])
+    sides = [[region[0] for region in blocks[0].attn.regions] for blocks in model.blocks]  # type: ignore[index]
+    assert sides == [[5], [3], [3], [1]]
+    assert all(blocks[0].attn.window == 5 for blocks in model.blocks)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"windw": 7}, "did you mean 'window'"),
+        ({"window": "7"}, "must be int"),
+        ({"window": True}, "must be int"),
+        ({"window": [7, 7]}, "4, one per stage"),
+        ({"window": 0}, "at least 1"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_would_be_right(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(attnbench.UserError, match=message):
+        attnbench.build_model("swin", resolution=(64, 64), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mechanism", "size"), [("swn", "nano"), ("swin", "nan")])
+def test_an_unknown_name_gets_the_nearest_known_one(mechanism: str, size: str) -> None:
+    with pytest.raises(attnbench.UserError, match=r"did you mean .(swin|nano)."):
+        attnbench.build_model(mechanism, size, resolution=(64, 64))
