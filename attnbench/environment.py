@@ -55,6 +55,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "load": round(os.getloadavg()[0], 2),
     }
     if device.startswith("cuda"):

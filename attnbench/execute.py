@@ -1,7 +1,9 @@
 """One cell in, its measurements out: what a worker process does when it is asked."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from attnbench.config import Recipe
 from attnbench.errors import UnsupportedError
 from attnbench.measure.clock import Clock
 from attnbench.measure.macs import count_macs
-from attnbench.measure.memory import peak_memory
+from attnbench.measure.memory import inference_step, peak_memory, training_step
 from attnbench.plan import training_of
 from attnbench.record import METRICS, Cell, Measurement
 from attnbench.registry import MECHANISMS, TASKS
@@ -39,8 +41,8 @@ def measure(cell: Cell, context: Context, progress: Progress) -> tuple[Measureme
         raise UnsupportedError(f"{cell.mechanism} works only at the resolution that it was built for")
     probes: dict[str, Callable[[], tuple[Measurement, ...]]] = {
         "macs": lambda: _macs(cell),
-        "memory_inference": lambda: _memory_inference(cell),
-        "memory_training": lambda: _memory_training(cell),
+        "memory_inference": lambda: _memory(cell),
+        "memory_training": lambda: _memory(cell),
         "training": lambda: _training(cell, context, progress),
         "accuracy": lambda: _accuracy(cell, context, progress),
     }
@@ -52,13 +54,7 @@ class TimedModel:
 
     def __init__(self, cell: Cell) -> None:
         model, images = _cost_model(cell)
-        model.eval()
-
-        def step() -> Tensor:
-            with torch.inference_mode():
-                output: Tensor = model(images)
-                return output
-
+        step = inference_step(model, images)
         self.clock = Clock(step, torch.device(cell.device), least=(cell.timing or {})["sample"])
 
     def sample(self) -> float:
@@ -87,40 +83,19 @@ def _macs(cell: Cell) -> tuple[Measurement, ...]:
     )
 
 
-def _memory_inference(cell: Cell) -> tuple[Measurement, ...]:
+def _memory(cell: Cell) -> tuple[Measurement, ...]:
     model, images = _cost_model(cell)
-    model.eval()
-
-    def step() -> Tensor:
-        with torch.inference_mode():
-            output: Tensor = model(images)
-            return output
-
-    return _peak("peak_memory_inference", step, cell)
-
-
-def _memory_training(cell: Cell) -> tuple[Measurement, ...]:
-    model, images = _cost_model(cell)
-    targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    model.train()
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), targets).backward()
-
-    return _peak("peak_memory_training", step, cell)
-
-
-def _peak(metric: str, step: Callable[[], object], cell: Cell) -> tuple[Measurement, ...]:
-    return tuple(
-        quantity(metric if kind != "process_rss" else "peak_rss", value, kind=kind)
-        for value, kind in peak_memory(step, torch.device(cell.device))
-    )
+    if cell.probe == "memory_inference":
+        metric, step = "peak_memory_inference", inference_step(model, images)
+    else:
+        targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        metric, step = "peak_memory_training", training_step(model, images, partial(F.cross_entropy, target=targets))
+    named = {"process_rss": "peak_rss"}
+    peaks = peak_memory(step, torch.device(cell.device))
+    return tuple(quantity(named.get(kind, metric), peak, kind=kind) for peak, kind in peaks)
 
 
 def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
-    import time
-
     from safetensors.torch import save_file
 
     model = _trainable(cell, context)

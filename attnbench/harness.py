@@ -22,7 +22,7 @@ from attnbench.record import Cell, Measurement, Record, Status
 from attnbench.registry import MECHANISMS, TASKS
 from attnbench.report.rows import rows as make_rows
 from attnbench.store import Store, latest, load
-from attnbench.timing import Contender, time_together
+from attnbench.timing import time_together
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -147,9 +147,11 @@ class _Run:
         self._accuracies([cell for cell in todo if cell.probe in ("training", "accuracy")])
 
     def _is_done(self, cell: Cell) -> bool:
-        if cell.probe == "training":
-            return cell.key in self.done and (self.weights / f"{cell.key}.safetensors").is_file()
-        return cell.key in self.done
+        if cell.probe != "training" or cell.key not in self.done:
+            return cell.key in self.done
+        scores = [other for other in self.cells if other.probe == "accuracy" and training_of(other) == cell]
+        unscored = any(other.key not in self.done for other in scores)
+        return not unscored or (self.weights / f"{cell.key}.safetensors").is_file()
 
     def _macs(self, cells: list[Cell]) -> None:
         for mechanism in dict.fromkeys(cell.mechanism for cell in cells):
@@ -213,9 +215,8 @@ class _Run:
         self, wanted: list[Cell], reference: Cell, process: Callable[[str], Worker], processes: dict[str, Worker]
     ) -> None:
         started = _now()
-        contenders = [Contender(cell.mechanism, cell) for cell in wanted if cell != reference]
-        contenders = [Contender(reference.mechanism, reference), *contenders, Contender("A/A twin", reference)]
-        results = time_together(contenders, process, self.config, self.listener.progress)
+        cells = {cell.mechanism: cell for cell in (reference, *wanted)}
+        results = time_together(cells, reference.mechanism, process, self.config, self.listener.progress)
         for cell in wanted:
             result = results[cell.mechanism]
             if result.error is None:

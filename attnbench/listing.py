@@ -14,7 +14,7 @@ def listing(what: str) -> list[dict[str, Any]]:
         return [{"name": name, **asdict(size)} for name, size in SIZES.items()]
     if what == "presets":
         return [{"name": name} for name in presets()]
-    registry: Registry[Any] = {"mechanisms": MECHANISMS, "tasks": TASKS}[what]
+    registry: Registry[Any] = MECHANISMS if what == "mechanisms" else TASKS
     declared = {item.name: item for item in registry.declared()}
     items = []
     for name in registry.names():

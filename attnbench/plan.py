@@ -171,7 +171,7 @@ def _check_numbers(config: RunConfig) -> None:
         raise UserError(f"recipe.samples ({recipe.samples}) must cover one batch of {recipe.batch_size}")
     if timing.max_rounds < timing.min_rounds:
         raise UserError(f"timing.max_rounds ({timing.max_rounds}) is below timing.min_rounds ({timing.min_rounds})")
-    positive = {
+    positive: dict[str, float] = {
         "timeout": config.timeout,
         "recipe.learning_rate": recipe.learning_rate,
         "recipe.clip": recipe.clip,
@@ -186,12 +186,12 @@ def _check_numbers(config: RunConfig) -> None:
         "recipe.label_smoothing": (recipe.label_smoothing, recipe.label_smoothing < 1),
         "recipe.weight_decay": (recipe.weight_decay, True),
     }
-    for name, value in positive.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{name} must be a positive number, not {value}")
-    for name, (value, allowed) in shares.items():
-        if not (allowed and 0 <= value <= 1):
-            raise UserError(f"{name} must lie between 0 and 1, not {value}")
+    for name, number in positive.items():
+        if not (number > 0 and math.isfinite(number)):
+            raise UserError(f"{name} must be a positive number, not {number}")
+    for name, (share, allowed) in shares.items():
+        if not (allowed and 0 <= share <= 1):
+            raise UserError(f"{name} must lie between 0 and 1, not {share}")
 
 
 def _unique(title: str, items: list[Any]) -> list[Any]:

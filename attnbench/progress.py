@@ -87,7 +87,7 @@ class Progress:
         forward = macs / MACS_PER_SECOND
         batch = cell.batch_size or 1
         if cell.probe == "training":
-            return START + 3 * forward * (cell.recipe or {}).get("samples", 0)
+            return START + 3 * forward * float((cell.recipe or {}).get("samples", 0))
         contenders = len(self.config.mechanisms) + 1
         return {
             "macs": START / 4,

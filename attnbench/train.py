@@ -42,7 +42,7 @@ def train(
 
     steps = recipe.samples // recipe.batch_size
     optimizer = create_optimizer_v2(
-        model.parameters() if not recipe.weight_decay else _groups(model, recipe.weight_decay),
+        _groups(model, recipe.weight_decay),
         opt="adamw",
         lr=recipe.learning_rate,
         weight_decay=0.0,  # the groups carry it
@@ -66,7 +66,7 @@ def train(
         if not math.isfinite(losses[-1]):
             raise DivergedError(f"the loss was {losses[-1]} at step {step + 1} of {steps}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         progress((step + 1) / steps)
@@ -95,8 +95,9 @@ def evaluate(
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Split parameters: matrices and kernels decay; norms, biases and position tables do not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        table = "position" in name.rpartition(".")[2] or "position" in name
-        (kept if parameter.ndim < 2 or name.endswith(".bias") or table else decayed).append(parameter)
+        plain = parameter.ndim < 2 or name.endswith(".bias") or "position" in name
+        (kept if plain else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

@@ -1,1 +1,1 @@
-"""measure"""
+"""Probes: MACs, memory, time and the statistics of time. A probe is a function; it knows no mechanism."""

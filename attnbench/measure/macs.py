@@ -1,0 +1,124 @@
+"""MACs of one image, traced on the ``meta`` device: exact for matmul, convolution and attention, and without memory.
+
+On CPU the same counter reads 0 for fused attention, because the fused kernel is one operator without a formula; on
+``meta`` attention falls apart into its two matmuls. Masks and causality are not subtracted: what is multiplied and
+then masked was executed. Operators that are no sum of products (FFT, grid sampling, element-wise products) count 0.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from itertools import chain
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnbench.errors import UserError
+
+FLOPS_PER_MAC = 2
+
+
+def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """Count the MACs of one image of ``input_size`` (C, H, W) in ``eval()``; 1 MAC = 2 FLOPs.
+
+    The model stays as it is and where it is, and its weights are not copied. The input has the dtype of the model's
+    first floating-point parameter. A model that cannot be copied or cannot run on ``meta`` is a ``UserError``.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+    # Some models assert under no_grad on meta (timm's cait, pit), and inference tensors refuse to be saved for
+    # backward: whatever the caller's mode, the trace runs as a plain forward with gradients.
+    with torch.inference_mode(False), torch.enable_grad(), _no_fast_path():
+        try:
+            twin = _meta_twin(model).eval()
+            image = torch.empty(1, *input_size, dtype=_input_dtype(model), device="meta")
+            with counter:
+                twin(image)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"MACs of {type(model).__name__} at {input_size} cannot be traced on meta: {_one_line(error)}"
+            ) from error
+    return int(counter.get_total_flops()) // FLOPS_PER_MAC
+
+
+class _CopyToMeta(TorchFunctionMode):
+    """Within it, copying a tensor makes an empty one on ``meta``.
+
+    A memo of parameters and buffers would miss the tensors that a model keeps without registering them (cached index
+    tables, weights that a parametrisation computes): those would stay behind on their device, and break the trace.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.clone:  # nn.Parameter copies its data so, and keeps its class, requires_grad and ties itself
+            return torch.empty_like(args[0], device="meta")
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _empty_twin(tensor)
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def _meta_twin(model: nn.Module) -> nn.Module:
+    """Return a deep copy of ``model`` with every tensor on ``meta``, shared ones still shared."""
+    with _CopyToMeta():
+        return deepcopy(model)
+
+
+def _empty_twin(tensor: Tensor) -> Tensor:
+    twin = torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+    return twin if tensor.is_leaf else twin.clone()  # a leaf that needs a gradient could not be written to in place
+
+
+def _input_dtype(model: nn.Module) -> torch.dtype:
+    tensors = chain(model.parameters(), model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Keep ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` from running as one uncounted operator."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _matrix_vector(matrix: torch.Size, *_: Any, **__: Any) -> int:
+    return FLOPS_PER_MAC * prod(matrix)
+
+
+def _sum_matrix_vector(_total: torch.Size, matrix: torch.Size, *_: Any, **__: Any) -> int:
+    return FLOPS_PER_MAC * prod(matrix)
+
+
+def _sum_batch(_total: torch.Size, left: torch.Size, right: torch.Size, **__: Any) -> int:
+    return FLOPS_PER_MAC * prod(left) * right[-1]  # (B, M, K) x (B, K, N)
+
+
+# Products that torch's counter has no formula for; it calls a formula with shapes in the place of tensors.
+_FORMULAS: Mapping[Any, Callable[..., int]] = {
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten.dot: _matrix_vector,
+    torch.ops.aten.vdot: _matrix_vector,
+    torch.ops.aten.addmv: _sum_matrix_vector,
+    torch.ops.aten.addbmm: _sum_batch,
+}

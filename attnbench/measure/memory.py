@@ -1,0 +1,178 @@
+"""Peak memory of one step: a ledger of tensors on CPU, the allocator's own count on CUDA, the process beside the first.
+
+Of the three the ledger and the allocator are exact and repeatable; the resident set is what the process was charged,
+with the allocator's leftovers and the operators' workspaces, and it is comparable in a fresh process only.
+"""
+
+import gc
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CPU_KIND = "cpu_tensor_ledger"
+CUDA_KIND = "cuda_allocated"
+PROCESS_KIND = "process_rss"
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class TensorLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ has no types
+    """Keeps the bytes of every storage that is allocated within the context and still alive, on whatever device.
+
+    A storage counts once, however many tensors view it; one that was there before counts only what it grows by, and
+    giving it up is no gain. What an operator allocates and frees within itself (a convolution's workspace) is not seen.
+    ``UntypedStorage.resize_`` is no operator: it shows when the next operator touches the storage. Tensors are strided.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.current = 0  # bytes alive, above what was there at entry
+        self.peak = 0  # bytes, the most that ``current`` was
+        # id of a live storage -> reference that removes the entry, bytes from before entry, bytes counted in current
+        self._entries: dict[int, tuple[weakref.ref[UntypedStorage], int, int]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run one operator, then enter what it allocated or resized."""
+        given = {id(storage): storage for storage in _storages((args, kwargs))}
+        if func is torch.ops.aten.lift_fresh.default:  # torch.tensor(...) allocates out of sight: here it is first seen
+            given = {}
+        sizes = {key: storage.nbytes() for key, storage in given.items()}
+        out = func(*args, **(kwargs or {}))
+        for key, storage in (given | {id(storage): storage for storage in _storages(out)}).items():
+            self._enter(key, storage, sizes.get(key, 0))
+        self.peak = max(self.peak, self.current)
+        return out
+
+    def _enter(self, key: int, storage: UntypedStorage, size_before: int) -> None:
+        """Bring the entry of a storage up to date; one that is not entered yet and did not grow needs none."""
+        entry = self._entries.get(key)
+        if entry is None and storage.nbytes() <= size_before:
+            return
+        reference, outside, counted = entry or (weakref.ref(storage, partial(self._leave, key)), size_before, 0)
+        growth = max(storage.nbytes() - outside, 0)
+        self.current += growth - counted
+        self._entries[key] = reference, outside, growth
+
+    def _leave(self, key: int, _: object) -> None:
+        self.current -= self._entries.pop(key)[2]
+
+
+def peak_memory(step: Callable[[], object], device: torch.device) -> tuple[tuple[int, str], ...]:
+    """Measure a step that has not run yet in this process; return (bytes, kind) for each kind that ``device`` has.
+
+    On CPU the resident set comes first, from a plain call: the ledger delays Python's releases by a little, which
+    fragments the heap and was seen to add half again to the growth, and any earlier call of the step leaves freed
+    pages that hide the growth. The ledger does not mind coming second; what the first call cached for good is not
+    in it. On CUDA too the first call is left out: it allocates cuBLAS's workspace and may try cuDNN's algorithms.
+    """
+    if device.type == "cuda":
+        step()
+        return (peak_tensor_memory(step, device),)
+    growth = peak_rss_growth(step)
+    return peak_tensor_memory(step, device), growth
+
+
+def peak_tensor_memory(step: Callable[[], object], device: torch.device) -> tuple[int, str]:
+    """Call ``step`` once; return its peak of tensor memory in bytes above what was there before, and the kind."""
+    gc.collect()  # a cycle that dies during the step would hide what the step allocates
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before, CUDA_KIND
+    with TensorLedger() as ledger:
+        step()
+    return ledger.peak, CPU_KIND
+
+
+def peak_rss_growth(step: Callable[[], object]) -> tuple[int, str]:
+    """Call ``step`` once; return how many bytes the peak resident set of this process grew by, and the kind.
+
+    Linux and macOS. Where the peak cannot be reset (macOS, a closed /proc), a peak from before the step hides growth
+    up to its height: the number is then a lower bound.
+    """
+    _start_libraries()
+    gc.collect()
+    peak = _high_water if _reset_high_water() else _peak_of_life
+    before = peak()
+    step()
+    return peak() - before, PROCESS_KIND
+
+
+def inference_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """Return the step of one forward pass of ``images`` (B, 3, H, W) in ``eval()`` and inference mode."""
+
+    def step() -> None:
+        model.eval()
+        with torch.inference_mode():
+            model(images)
+
+    return step
+
+
+def training_step(model: nn.Module, images: Tensor, loss: Callable[[Any], Tensor]) -> Callable[[], None]:
+    """Return the step of forward, ``loss`` (outputs to scalar) and backward of ``images`` (B, 3, H, W) in ``train()``.
+
+    Gradients are part of the step: none are left from before, none stay behind. The optimiser's state is not.
+    """
+    model.zero_grad(set_to_none=True)
+
+    def step() -> None:
+        model.train()
+        try:
+            torch.autograd.backward(loss(model(images)))
+        finally:
+            model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _storages(tree: object) -> Iterator[UntypedStorage]:
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            yield leaf.untyped_storage()
+        elif isinstance(leaf, UntypedStorage):  # Tensor.set_
+            yield leaf
+
+
+def _start_libraries() -> None:
+    """Start thread pools, oneDNN and autograd on a toy: some 8 MiB that belong to no model."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 8))
+    torch.autograd.backward(net(torch.zeros(2, 3, 8, 8)).sum())
+
+
+def _reset_high_water() -> bool:
+    try:
+        _CLEAR_REFS.write_text("5")  # proc_pid_clear_refs(5): VmHWM starts again from the current resident set
+    except OSError:
+        return False
+    return True
+
+
+def _high_water() -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024  # "VmHWM:  123 kB"
+
+
+def _peak_of_life() -> int:
+    import resource  # not on Windows, where everything else here works
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS says bytes, Linux KiB
