@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from attnbench import __version__
 from attnbench.errors import UserError
+
+if TYPE_CHECKING:
+    from attnbench.record import Record
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 LISTS = ("mechanisms", "tasks", "sizes", "presets")
@@ -109,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
 
     with Progress(config) as progress:
         outcome = run_cells(config, progress)
-    _show(outcome.rows, options.json)
+    _show(outcome.records, options.json)
     _say(f"attnbench: written to {outcome.folder}: table.csv, report.md, records.jsonl, figures", debug=False)
     return OK if outcome.complete else SOME_FAILED
 
@@ -131,7 +134,6 @@ def _list(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from attnbench import report
-    from attnbench.report.rows import rows
     from attnbench.store import latest, load
 
     if not (options.folder / "records.jsonl").is_file():
@@ -140,21 +142,24 @@ def _report(options: argparse.Namespace) -> int:
     config = options.folder / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     report.write(options.folder, records, text)
-    _show(rows(records), options.json)
+    _show(records, options.json)
     return OK
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(records: "list[Record]", as_json: bool) -> None:
+    from attnbench.report.rows import rows
+    from attnbench.report.spread import spreads
     from attnbench.report.table import to_json
 
+    table = rows(records)
     if as_json:
-        print(to_json(rows))
+        print(to_json(table), end="")
         return
     from rich.console import Console
 
     from attnbench.report.terminal import terminal
 
-    Console().print(terminal(rows))
+    Console().print(terminal(table, spreads(records)))
 
 
 def _comma_list(text: str) -> list[str]:

@@ -1,0 +1,246 @@
+"""The figures of a report: accuracy against throughput, latency and peak memory against resolution.
+
+Comparisons never mix sizes, batch sizes, precisions, devices, thread counts, tasks or kinds of memory: each
+combination has its own panel. Drawing touches no state outside its own figures.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from attnbench.report import panels
+from attnbench.report.files import remove, replace
+from attnbench.report.labels import Point, Stroke, label_series
+from attnbench.report.panels import Look, side
+from attnbench.report.rows import Row, identity
+from attnbench.report.spread import Spread, Spreads
+from attnbench.report.view import MIB, SETTING, pixels, score_header, setting
+
+NAMES: Final = ("accuracy_throughput", "latency_resolution", "memory_resolution")
+FORMATS: Final = ("png", "svg")
+
+_MEMORY: Final = {"inference": "peak_memory_inference_B", "training": "peak_memory_training_B"}
+
+
+def draw(rows: Sequence[Row], folder: Path, known: Spreads | None = None) -> list[Path]:
+    """Write each figure that has data as PNG and SVG; return their paths.
+
+    A figure of an earlier report that has no data any more is removed. ``known``, from
+    :func:`~attnbench.report.spread.spreads`, gives the error bars of scores and latencies.
+    """
+    paths = []
+    with panels.style():
+        drawn = figures(rows, known)
+        for name in NAMES:
+            for kind in FORMATS:
+                path = folder / f"{name}.{kind}"
+                if name in drawn:
+                    replace(path, render(drawn[name], kind))
+                    paths.append(path)
+                else:
+                    remove(path)
+    return paths
+
+
+def figures(rows: Sequence[Row], known: Spreads | None = None) -> dict[str, Figure]:
+    """Return the figures that have data, by name."""
+    with panels.style():
+        look = panels.looks(rows)
+        made = (
+            accuracy_against_throughput(rows, known or {}, look),
+            latency_against_resolution(rows, known or {}, look),
+            memory_against_resolution(rows, look),
+        )
+    return {name: figure for name, figure in zip(NAMES, made, strict=True) if figure is not None}
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """Return the figure as ``png`` or ``svg``: the same bytes for the same rows and the same matplotlib."""
+    FigureCanvasAgg(figure)
+    data = io.BytesIO()
+    unstamped = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    figure.savefig(data, format=kind, metadata=unstamped)
+    return data.getvalue()
+
+
+def accuracy_against_throughput(rows: Sequence[Row], known: Spreads, look: Mapping[str, Look]) -> Figure | None:
+    """Draw scores over throughput: colour for the mechanism, marker for the resolution, hollow for transfer."""
+    complete = [
+        row for row in rows if row["headline_value"] is not None and panels.positive(row["throughput_img_per_s"])
+    ]
+    split = _split(complete, ("task", "headline_metric", *SETTING))
+    if not split:
+        return None
+    sizes = sorted({(side(row["resolution"]), pixels(row["resolution"])) for row in complete})
+    markers = {name: panels.MARKERS[index % len(panels.MARKERS)] for index, (_, name) in enumerate(sizes)}
+    figure, axes = panels.grid(
+        [", ".join(filter(None, (_plain(found[0]["task"]), setting(found[0])))) for found in split]
+    )
+    series = [_scores(panel, found, known, look, markers) for panel, found in zip(axes, split, strict=False)]
+    handles = [_grey(marker, name, hollow=False) for name, marker in markers.items()]
+    if any(row["transfer"] for row in complete):
+        handles.append(_grey("o", "transfer", hollow=True))
+    seeds = any(len(known.get(identity(row), Spread()).scores) > 1 for row in complete)
+    missing = [row for row in rows if row not in complete]
+    notes = [
+        "Bars: least to greatest over seeds." if seeds else "One seed per point: indicative.",
+        "Hollow: trained at another resolution, not to be ranked with the filled." if len(handles) > len(sizes) else "",
+        panels.left_out([{**row, "headline_value": None} for row in missing], "headline_value"),
+        panels.panels_left_out(len(split)),
+    ]
+    panels.finish(figure, handles, notes)
+    colours = {panels.short(name): panels.readable(one.colour) for name, one in look.items()}
+    for panel, (points, strokes) in zip(axes, series, strict=True):
+        label_series(panel, points, colours, strokes)
+    return figure
+
+
+def latency_against_resolution(rows: Sequence[Row], known: Spreads, look: Mapping[str, Look]) -> Figure | None:
+    """Draw the latency of a batch over resolution, with its 95 % interval."""
+    split = _split([row for row in rows if panels.positive(row["latency_s"])], SETTING)
+    if not split:
+        return None
+    figure, axes = panels.grid([setting(found[0]) for found in split])
+    bars = False
+    for panel, found in zip(axes, split, strict=False):
+        intervals = {identity(row): _latency_interval(row, known) for row in found}
+        bars = bars or any(intervals.values())
+        _lines(panel, found, "latency_s", 1e3, look)
+        for row in found:
+            if ends := intervals[identity(row)]:
+                _bar(panel, row, ends, look[str(row["mechanism"])].colour)
+        panel.set_ylabel("latency (ms per batch)")
+    notes = [
+        "Bars: 95 % interval." if bars else "",
+        panels.left_out(rows, "latency_s"),
+        panels.panels_left_out(len(split)),
+    ]
+    panels.finish(figure, panels.legend_of(_names(split), look), notes)
+    return figure
+
+
+def memory_against_resolution(rows: Sequence[Row], look: Mapping[str, Look]) -> Figure | None:
+    """Draw peak memory over resolution: inference and training in panels of their own."""
+    split = [
+        (step, found)
+        for found in _split(rows, (*SETTING, "memory_kind"))
+        for step, column in _MEMORY.items()
+        if any(panels.positive(row[column]) for row in found)
+    ]
+    if not split:
+        return None
+    titles = [", ".join(filter(None, (setting(found[0]), _plain(found[0]["memory_kind"])))) for _, found in split]
+    figure, axes = panels.grid(titles)
+    for panel, (step, found) in zip(axes, split, strict=False):
+        _lines(panel, [row for row in found if panels.positive(row[_MEMORY[step]])], _MEMORY[step], 1 / MIB, look)
+        panel.set_ylabel(f"peak memory, {step} (MiB)")
+    missing = {step: panels.left_out(rows, column) for step, column in _MEMORY.items()}
+    alike = len(set(missing.values())) == 1
+    notes = [missing["inference"]] if alike else [f"{note} ({step})" for step, note in missing.items() if note]
+    names = _names([found for _, found in split])
+    panels.finish(figure, panels.legend_of(names, look), [*notes, panels.panels_left_out(len(split))])
+    return figure
+
+
+def _split(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Row]]:
+    """Return the rows that agree in ``columns`` together, in the order in which they come."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(str([row[column] for column in columns]), []).append(row)
+    return list(found.values())
+
+
+def _names(split: Sequence[Sequence[Row]]) -> list[str]:
+    return list(dict.fromkeys(str(row["mechanism"]) for found in split for row in found))
+
+
+def _number(value: object) -> float:
+    assert isinstance(value, float | int)  # noqa: S101
+    return value
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _grey(marker: str, name: str, *, hollow: bool) -> Line2D:
+    face = "white" if hollow else panels.GREY
+    return Line2D([], [], color=panels.GREY, marker=marker, linestyle="", markerfacecolor=face, label=name)
+
+
+def _scores(
+    axes: Axes, rows: Sequence[Row], known: Spreads, look: Mapping[str, Look], markers: Mapping[str, str]
+) -> tuple[dict[str, list[Point]], list[Stroke]]:
+    """Draw the points of one panel; return them by mechanism, and the lines that a label should not cover."""
+    metric = rows[0]["headline_metric"]
+    header = score_header([metric])
+    factor = 100 if header.endswith("(%)") else 1
+    series: dict[str, list[Point]] = {}
+    strokes: list[Stroke] = []
+    for name in _names([rows]):
+        own = [row for row in rows if row["mechanism"] == name]
+        points = [(_number(r["throughput_img_per_s"]), factor * _number(r["headline_value"])) for r in own]
+        colour = look[name].colour
+        joined = sorted(points)
+        axes.plot(*zip(*joined, strict=True), color=colour, linestyle=look[name].dash, linewidth=1, alpha=0.35)
+        strokes += pairwise(joined)
+        for row, (x, y) in zip(own, points, strict=True):
+            seeds = [factor * value for value in known.get(identity(row), Spread()).scores]
+            ends = [[y - min(seeds)], [max(seeds) - y]] if len(seeds) > 1 else None
+            strokes += [((x, min(seeds)), (x, max(seeds)))] if ends else []
+            axes.errorbar(
+                x,
+                y,
+                yerr=ends,
+                color=colour,
+                marker=markers[pixels(row["resolution"])],
+                markerfacecolor="white" if row["transfer"] else colour,
+                markersize=7,
+                capsize=3,
+                linestyle="",
+            )
+        series.setdefault(panels.short(name), []).extend(points)
+    axes.margins(0.16)
+    panels.log_axis(axes, "x", [x for points in series.values() for x, _ in points])
+    axes.set_xlabel("throughput (img/s)")
+    axes.set_ylabel(header)
+    return series, strokes
+
+
+def _lines(axes: Axes, rows: Sequence[Row], column: str, factor: float, look: Mapping[str, Look]) -> None:
+    """Draw one line per mechanism over resolution, both axes logarithmic."""
+    values: list[float] = []
+    for name in _names([rows]):
+        # Rows of several tasks share their cost: each point once.
+        points = sorted({(side(r["resolution"]), factor * _number(r[column])) for r in rows if r["mechanism"] == name})
+        x, y = zip(*points, strict=True)
+        own = look[name]
+        sns.lineplot(x=x, y=y, ax=axes, estimator=None, color=own.colour, marker=own.marker, linestyle=own.dash, ms=7)
+        values += y
+    panels.log_axis(axes, "y", values)
+    panels.resolution_axis(axes, rows)
+
+
+def _latency_interval(row: Row, known: Spreads) -> tuple[float, float] | None:
+    """Return the latency's own interval or, where it has none, the ratio's, scaled to seconds."""
+    own = known.get(identity(row), Spread()).latency_interval
+    ratio, low, high = row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"]
+    if own is not None or ratio is None or low is None or high is None:
+        return own
+    second = _number(row["latency_s"]) / _number(ratio)
+    return _number(low) * second, _number(high) * second
+
+
+def _bar(axes: Axes, row: Row, ends: tuple[float, float], colour: str) -> None:
+    value = _number(row["latency_s"])
+    below, above = max(value - ends[0], 0), max(ends[1] - value, 0)
+    x = side(row["resolution"])
+    axes.errorbar(x, 1e3 * value, yerr=[[1e3 * below], [1e3 * above]], color=colour, capsize=3, linestyle="")

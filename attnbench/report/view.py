@@ -1,0 +1,91 @@
+"""How a row is shown to people: units scaled, digits cut, and what holds for every row said once."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from attnbench.record import METRICS
+from attnbench.report.rows import Row
+
+MIB: Final = 2**20
+TRANSFER: Final = "\N{DAGGER}"
+SETTING: Final = ("size", "batch_size", "precision", "device", "threads")  # never mixed in one comparison
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A numeric column: its header, what it is multiplied by for display, and the metric that defines it."""
+
+    column: str
+    header: str
+    factor: float
+    metric: str
+
+
+VIEWS: Final = (
+    View("parameters", "params (M)", 1e-6, "parameters"),
+    View("macs", "MACs (G)", 1e-9, "macs"),
+    View("latency_s", "latency (ms)", 1e3, "latency"),
+    View("throughput_img_per_s", "throughput (img/s)", 1, "throughput"),
+    View("time_ratio", "time ratio", 1, "time_ratio"),
+    View("peak_memory_inference_B", "inference memory (MiB)", 1 / MIB, "peak_memory_inference"),
+    View("peak_memory_training_B", "training memory (MiB)", 1 / MIB, "peak_memory_training"),
+)
+
+
+def number(value: object, digits: int = 4) -> str:
+    """Return ``value`` with that many significant digits, never in powers of ten; "-" for what is no number."""
+    if not isinstance(value, float | int):
+        return "-"
+    magnitude = len(str(int(abs(value)))) if abs(value) >= 1 else int(f"{value:e}".split("e")[1]) + 1 if value else 1
+    return f"{value:.{max(digits - magnitude, 0)}f}"
+
+
+def shown(row: Row, view: View) -> str:
+    """Return the value of one column, scaled; the time ratio with its interval."""
+    value = row[view.column]
+    text = number(value * view.factor if isinstance(value, float | int) else None)
+    if view.column == "time_ratio" and isinstance(value, float | int):
+        low, high = row["time_ratio_low"], row["time_ratio_high"]
+        interval = f" [{low:.3f}, {high:.3f}]" if isinstance(low, float | int) and isinstance(high, float | int) else ""
+        return f"{value:.3f}{interval}"
+    return text
+
+
+def score(value: object, metric: object) -> str:
+    """Return a score: a fraction in per cent, anything else as it is."""
+    if not isinstance(value, float | int):
+        return "-"
+    return f"{100 * value:.2f}" if _is_fraction(metric) else number(value)
+
+
+def score_header(metrics: Iterable[object]) -> str:
+    """Return the header of a column of scores, its unit included."""
+    names = sorted({str(metric) for metric in metrics if metric is not None})
+    if len(names) != 1:
+        return "score"
+    label = re.sub(r"^top(\d+)$", r"top-\1", names[0])
+    unit = "%" if _is_fraction(names[0]) else METRICS[names[0]].unit
+    return f"{label} ({unit})"
+
+
+def pixels(resolution: object) -> str:
+    """Return a resolution as ``HxW``; nothing for None."""
+    return "x".join(str(side) for side in resolution) if isinstance(resolution, list) else ""
+
+
+def setting(row: Row, names: Iterable[str] = SETTING) -> str:
+    """Return in words what a comparison holds equal, as far as it is known."""
+    words = {
+        "size": f"size {row['size']}",
+        "batch_size": f"batch size {row['batch_size']}",
+        "precision": str(row["precision"]),
+        "device": str(row["device"]),
+        "threads": f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}",
+    }
+    return ", ".join(words[name] for name in names if row[name] is not None)
+
+
+def _is_fraction(metric: object) -> bool:
+    return metric in METRICS and METRICS[str(metric)].unit == "1"
