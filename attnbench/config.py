@@ -8,7 +8,7 @@ from typing import Any
 class Recipe:
     """How a model is trained. The budget is a number of samples, never seconds."""
 
-    samples: int = 3072  # training images seen, all epochs together
+    samples: int = 2048  # training images seen, all epochs together
     batch_size: int = 16
     learning_rate: float = 1e-3  # peak of AdamW
     weight_decay: float = 0.05  # not on norms, biases and position tables

@@ -115,9 +115,9 @@ def default_folder(config: RunConfig) -> Path:
 
 def config_text(config: RunConfig) -> str:
     """Return the resolved configuration as YAML."""
-    from omegaconf import OmegaConf
+    import yaml
 
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 class _Run:

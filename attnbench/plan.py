@@ -50,7 +50,13 @@ def plan(config: RunConfig) -> Plan:
     _check_numbers(config)
     device = resolve_device(config.device)
     threads = config.threads or usable_cores()
-    config = replace(config, device=device, threads=threads, reference=config.reference or config.mechanisms[0])
+    config = replace(
+        config,
+        resolutions=["x".join(map(str, item)) for item in resolutions],
+        device=device,
+        threads=threads,
+        reference=config.reference or config.mechanisms[0],
+    )
     tasks = {name: TASKS[name](config.data) for name in config.tasks}
     first = next(iter(tasks.values()))
     common: dict[str, Any] = {"size": config.size, "device": device, "threads": threads}

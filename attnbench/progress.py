@@ -14,9 +14,10 @@ from rich.progress import Progress as Bar
 from attnbench.config import RunConfig
 from attnbench.record import Cell, Record
 
-MACS_PER_SECOND = 1e10  # a first guess, corrected by the run itself as it goes
+MACS_PER_SECOND = 2e10  # a first guess, corrected by the run itself as it goes
 START = 4.0  # seconds to start a worker
 VALIDATION = 500  # images, a guess
+TRUST = 60.0  # seconds after which what was seen outweighs the guess
 
 
 class Progress:
@@ -62,9 +63,8 @@ class Progress:
         running = sum(self._seconds(cell) for cell in self.running) * min(share, 1.0)
         rest = sum(self._seconds(cell) for cell in self.cells.values())
         done = self.spent + running
-        elapsed = time.monotonic() - self.begin
-        left = (rest - running) * (elapsed / done if done > START else 1.0)
-        self.bar.update(self.line, completed=done, total=max(self.spent + rest, 1e-9), left=f"{_clock(left)} left")
+        left = f"{_clock((rest - running) * self._slowness(done))} left"
+        self.bar.update(self.line, completed=done, total=max(self.spent + rest, 1e-9), left=left)
 
     def finished(self, record: Record) -> None:
         """Show how a cell ended, and learn its MACs for the estimate of the others."""
@@ -75,11 +75,15 @@ class Progress:
         self.spent += self._seconds(cell)
         self.running = [other for other in self.running if other.key != cell.key]
         rest = sum(self._seconds(other) for other in self.cells.values())
-        left = rest * (time.monotonic() - self.begin) / max(self.spent, 1e-9)
+        left = rest * self._slowness(self.spent)
         number = self.count - len(self.cells)
         ending = "" if record.status == "ok" else f": {record.status}: {record.error}"
         self._print(f"[{number}/{self.count}] {_title([cell])}{ending} ({_clock(left)} left)")
         self.progress(0.0)
+
+    def _slowness(self, done: float) -> float:
+        """Return real seconds for a guessed one: 1 at first, then what this run has shown."""
+        return (time.monotonic() - self.begin + TRUST) / (done + TRUST)
 
     def _seconds(self, cell: Cell) -> float:
         """Guess how long ``cell`` takes; only the proportions matter once something is finished."""
@@ -90,7 +94,7 @@ class Progress:
             return START + 3 * forward * float((cell.recipe or {}).get("samples", 0))
         contenders = len(self.config.mechanisms) + 1
         return {
-            "macs": START / 4,
+            "macs": START / 2,
             "latency": START + self.config.timing.budget / contenders + 8 * forward * batch,
             "memory_inference": START + 2 * forward * batch,
             "memory_training": START + 6 * forward * batch,

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from attnbench.contract import Mechanism, NoSettings, Paper
 from attnbench.declarations import Declaration, declarations
 from attnbench.errors import UserError, unknown
-from attnbench.task import Task
+from attnbench.task_contract import Task
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attnbench.config import Recipe
-from attnbench.task import Task
+from attnbench.task_contract import Task
 
 EVALUATION_PIXELS = (
     64 * 224 * 224

@@ -94,6 +94,6 @@ def _same_window(height: int, width: int, window: int, shifts: tuple[int, int], 
     grid = windows_along(height, window) * window, windows_along(width, window) * window
     ids = np.full(grid, np.iinfo(np.int64).max)
     ids[:height, :width] = rows[:, None] * grid[1] + columns[None, :]
-    tiles = np.roll(ids, (-shifts[0], -shifts[1]), axis=(0, 1)).reshape(grid[0] // window, window, -1, window)
-    tiles = tiles.swapaxes(1, 2).reshape(-1, window**2)  # (windows, w²)
+    rolled = np.roll(ids, (-shifts[0], -shifts[1]), axis=(0, 1)).reshape(grid[0] // window, window, -1, window)
+    tiles = rolled.swapaxes(1, 2).reshape(-1, window**2)  # (windows, w²)
     return torch.tensor(tiles[:, :, None] == tiles[:, None, :], device=device)

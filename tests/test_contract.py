@@ -1,5 +1,7 @@
 """Every registered mechanism against every clause of the contract: a new mechanism is tested by existing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,12 +31,13 @@ def module(request: pytest.FixtureRequest) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.2)
-    module.dim = slot.dim
+    module.slot_dim = slot.dim
     return module
 
 
 def image_map(module: nn.Module, grid: tuple[int, int], batch: int = 2) -> Tensor:
-    return torch.randn(batch, *grid, module.dim)  # type: ignore[arg-type]
+    dim: Any = module.slot_dim
+    return torch.randn(batch, *grid, dim)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

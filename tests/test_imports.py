@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "record", "config", "contract", "task", "sizes"},
+    {"errors", "record", "config", "contract", "task_contract", "sizes"},
     {"declarations", "registry", "layers", "store", "environment"},
     {"backbone", "measure", "train", "plan", "report", "conf", "compose"},
     {"execute", "worker", "process", "timing", "harness", "listing"},

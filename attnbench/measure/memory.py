@@ -25,7 +25,7 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-class TensorLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__ has no types
+class TensorLedger(TorchDispatchMode):  # torch's __init_subclass__ has no types
     """Keeps the bytes of every storage that is allocated within the context and still alive, on whatever device.
 
     A storage counts once, however many tensors view it; one that was there before counts only what it grows by, and

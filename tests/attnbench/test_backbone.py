@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnbench
+from attnbench.backbone import Block
 from attnbench.sizes import SIZES
 
 
@@ -87,7 +88,8 @@ def test_identity_never_mixes_patches_of_32_pixels() -> None:
 def test_drop_path_rises_linearly_to_its_value(size: str, depth: int) -> None:
     with torch.device("meta"):
         model = attnbench.build_model("identity", size, resolution=(64, 64), drop_path=0.3)
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for blocks in model.blocks for block in blocks]  # type: ignore[union-attr]
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
     assert rates == pytest.approx([0.3 * index / (depth - 1) for index in range(depth)])
 
 

@@ -39,7 +39,7 @@ class Attending(nn.Module):
         x = self.norm(self.embed(images)).relu_().flatten(2).transpose(1, 2)
         q, k, v = self.qkv(x).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4).unbind()
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).transpose(1, 2).flatten(2)
-        return self.head(x.mean(1))  # type: ignore[no-any-return]
+        return self.head(x.mean(1))
 
 
 def peak_of(step: Callable[[Tensor], object]) -> int:

@@ -1,4 +1,4 @@
-"""What a task promises: data, a head, a loss and a score."""
+"""What a task promises: data, a head, a loss and a score. Not ``task.py``, which would hide the public decorator."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
