@@ -8,7 +8,7 @@ from typing import Any
 class Recipe:
     """How a model is trained. The budget is a number of samples, never seconds."""
 
-    samples: int = 2048  # training images seen, all epochs together
+    samples: int = 1536  # training images seen, all epochs together
     batch_size: int = 16
     learning_rate: float = 1e-3  # peak of AdamW
     weight_decay: float = 0.05  # not on norms, biases and position tables
@@ -25,7 +25,7 @@ class Timing:
 
     min_rounds: int = 8
     max_rounds: int = 40
-    budget: float = 30.0  # seconds for one resolution, all contenders together, warm-up left out
+    budget: float = 20.0  # seconds for one resolution, all contenders together, warm-up left out
     precision: float = 0.02  # half-width of the ratio's 95 % interval that is enough
     sample: float = 0.01  # least seconds of one sample: calls are repeated until it is reached
 

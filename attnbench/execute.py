@@ -98,7 +98,7 @@ def _memory(cell: Cell) -> tuple[Measurement, ...]:
 def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
     from safetensors.torch import save_file
 
-    model = _trainable(cell, context)
+    model = _trainable(cell)
     recipe = Recipe(**(cell.recipe or {}))
     device = torch.device(cell.device)
     begin = time.perf_counter()
@@ -121,7 +121,7 @@ def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
 def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
     from safetensors.torch import load_file
 
-    model = _trainable(cell, context)
+    model = _trainable(cell)
     model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
     task = TASKS[cell.task or ""](context.data)
     scores = evaluate(
@@ -130,13 +130,14 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
     return tuple(quantity(name, value) for name, value in scores.items())
 
 
-def _model(cell: Cell, **more: Any) -> Backbone:
+def _model(cell: Cell, drop_path: float = 0.0) -> Backbone:
+    head = TASKS[cell.task or ""].head
     return build_model(
         cell.mechanism,
         cell.size,
         resolution=cell.train_resolution or cell.resolution,
-        num_classes=cell.num_classes,
-        **more,
+        drop_path=drop_path,
+        head=lambda channels: head(channels, cell.num_classes),
         **cell.settings,
     )
 
@@ -149,13 +150,11 @@ def _cost_model(cell: Cell) -> tuple[nn.Module, Tensor]:
     return _model(cell).to(device, dtype), images
 
 
-def _trainable(cell: Cell, context: Context) -> Backbone:
+def _trainable(cell: Cell) -> Backbone:
+    """Return the model of a training, its weights drawn by the cell's seed alone."""
     torch.manual_seed(cell.seed or 0)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    task = TASKS[cell.task or ""](context.data)
-    rate = (cell.recipe or {})["drop_path"]
-    model = _model(cell, drop_path=rate, head=lambda channels: task.head(channels, cell.num_classes))
-    return model.to(cell.device)
+    return _model(cell, drop_path=(cell.recipe or {})["drop_path"]).to(cell.device)
 
 
 def _autocast(cell: Cell) -> torch.dtype | None:

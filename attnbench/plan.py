@@ -58,14 +58,13 @@ def plan(config: RunConfig) -> Plan:
         reference=config.reference or config.mechanisms[0],
     )
     tasks = {name: TASKS[name](config.data) for name in config.tasks}
-    first = next(iter(tasks.values()))
     common: dict[str, Any] = {"size": config.size, "device": device, "threads": threads}
     cells: list[Cell] = []
-    if "cost" in config.measure:
-        classes = config.num_classes or first.num_classes
-        cells += _cost_cells(config, resolutions, common | {"num_classes": classes})
-    if "accuracy" in config.measure:
-        for name, task in tasks.items():
+    for name, task in tasks.items():
+        if "cost" in config.measure:  # of the model with the task's head
+            classes = config.num_classes or task.num_classes
+            cells += _cost_cells(config, resolutions, common | {"task": name, "num_classes": classes})
+        if "accuracy" in config.measure:
             data = {"task": name, "data": task.identity, "num_classes": task.num_classes}
             cells += _accuracy_cells(config, resolutions, common | data)
     return Plan(config, tuple(cells))

@@ -13,10 +13,11 @@ from rich.progress import Progress as Bar
 
 from attnbench.config import RunConfig
 from attnbench.record import Cell, Record
+from attnbench.sizes import SIZES
 
 MACS_PER_SECOND = 2e10  # a first guess, corrected by the run itself as it goes
 START = 4.0  # seconds to start a worker
-VALIDATION = 500  # images, a guess
+VALIDATION = 200  # images, a guess
 TRUST = 60.0  # seconds after which what was seen outweighs the guess
 
 
@@ -87,15 +88,16 @@ class Progress:
 
     def _seconds(self, cell: Cell) -> float:
         """Guess how long ``cell`` takes; only the proportions matter once something is finished."""
-        macs = self.macs.get((cell.mechanism, cell.resolution), math.prod(cell.resolution) * 2e4)
-        forward = macs / MACS_PER_SECOND
+        size = SIZES[cell.size]
+        linear = 0.75 * size.dim**2 * sum(size.depths) * math.prod(cell.resolution)  # 12 C² a token, stage by stage
+        forward = self.macs.get((cell.mechanism, cell.resolution), 1.3 * linear) / MACS_PER_SECOND
         batch = cell.batch_size or 1
         if cell.probe == "training":
             return START + 3 * forward * float((cell.recipe or {}).get("samples", 0))
         contenders = len(self.config.mechanisms) + 1
         return {
             "macs": START / 2,
-            "latency": START + self.config.timing.budget / contenders + 8 * forward * batch,
+            "latency": START + 1.3 * self.config.timing.budget / contenders + 8 * forward * batch,
             "memory_inference": START + 2 * forward * batch,
             "memory_training": START + 6 * forward * batch,
         }.get(cell.probe, VALIDATION * forward)

@@ -38,8 +38,9 @@ class Task(Protocol):
     def __init__(self, data: str | None) -> None:
         """Open the data at ``data``, or the embedded data; what is missing or malformed is a ``UserError``."""
 
-    def head(self, channels: tuple[int, ...], num_classes: int) -> "nn.Module":
-        """Return the module that turns four (B, H_i, W_i, C_i) maps into outputs."""
+    @staticmethod
+    def head(channels: tuple[int, ...], num_classes: int) -> "nn.Module":
+        """Return the module that turns four (B, H_i, W_i, C_i) maps into outputs; costs need it without any data."""
 
     def batches(
         self,

@@ -21,6 +21,7 @@ from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
 from ._pooling import POOLS, WindowPool
+from ._regions import gather_regions
 from ._windows import (
     attend_windows,
     cached_constant,
@@ -62,11 +63,9 @@ class MaskedBorder:
     expand: int
     pooled: tuple[tuple[int, int], ...]  # per level: side of the attended region, in cells, and cells to a window
 
-    def regions(self, x: Tensor, side: int, step: int) -> Tensor:
-        """View (B, H, W, C) as (B, nH, nW, C, side, side): a region around every ``step`` x ``step`` tokens."""
-        margin = (side - step) // 2
-        padded = F.pad(x, (0, 0, margin, margin, margin, margin)) if margin else x
-        return padded.unfold(1, side, step).unfold(2, side, step)
+    def extend(self, x: Tensor, margin: int) -> Tensor:
+        """Extend the map (B, H, W, C) by ``margin`` tokens or cells on every side; what is there is masked."""
+        return F.pad(x, (0, 0, margin, margin, margin, margin)) if margin else x
 
     def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
         """Return which keys lie inside the map: (windows, 1, keys), or None where all do."""
@@ -103,11 +102,14 @@ class FocalAttention(nn.Module):
         _, height, width, dim = x.shape
         qkv = pad_to_windows(self.qkv(x), self.window)
         (q,) = split_heads_by_window(qkv[..., :dim], self.window, parts=1, heads=self.heads)
-        sources = [self._keys(self.border.regions(qkv[..., dim:], self.side, self.window))]
-        for pool, (side, count) in zip(self.pool_layers, self.regions, strict=True):
-            pooled = F.linear(pool(x), self.qkv.weight[dim:], self.qkv.bias[dim:])  # pooled tokens ask nothing: no q
-            sources.append(self._keys(self.border.regions(pooled, side, count)))
-        k, v = torch.cat(sources, dim=-2).unbind(0)  # each (B, windows, heads, keys, D)
+        levels = [qkv[..., dim:]]
+        # Pooled tokens ask nothing: no q.
+        levels += [F.linear(pool(x), self.qkv.weight[dim:], self.qkv.bias[dim:]) for pool in self.pool_layers]
+        spans = [(self.side, self.window), *self.regions]
+        extended = [
+            self.border.extend(level, (side - step) // 2) for level, (side, step) in zip(levels, spans, strict=True)
+        ]
+        k, v = gather_regions(extended, spans, self.heads)  # each (B, windows, heads, keys, D)
         visible = self.border.visible(height, width, x.device)
         out = attend_windows(q, k, v, self._bias(), visible)
         out = merge_windows(out, self.window, columns=windows_along(width, self.window))
@@ -142,11 +144,6 @@ class FocalAttention(nn.Module):
         self.register_buffer("region_order", torch.tensor(own_then_ring.argsort()), persistent=False)
         for level, (side, _) in enumerate(self.regions):
             self.register_buffer(f"pooled_index_{level}", relative_position_index(window, side), persistent=False)
-
-    def _keys(self, regions: Tensor) -> Tensor:
-        """Turn (B, nH, nW, 2C, side, side) into keys and values (2, B, windows, heads, side², D)."""
-        split = regions.unflatten(3, (2, self.heads, -1)).permute(3, 0, 1, 2, 4, 6, 7, 5)
-        return split.reshape(2, regions.shape[0], -1, self.heads, regions.shape[-1] ** 2, split.shape[-1])
 
     def _bias(self) -> Tensor:
         """Return (heads, w², keys): own window and ring in the region's order, then the pooled levels."""

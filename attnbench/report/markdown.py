@@ -84,7 +84,7 @@ def _environment(found: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, s
     values: dict[str, dict[str, object]] = {}
     for environment in found:
         for name, value in environment.items():
-            if name == "converged":  # of one timing, not of the machine: told as a fact of its own
+            if name in ("converged", "warm_up"):  # of one timing, not of the machine
                 continue
             if isinstance(value, dict):
                 text = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)

@@ -1,0 +1,140 @@
+"""Classes of images in a folder: ``PATH/train/<class>/*`` and ``PATH/val/<class>/*``, at any depth below the class.
+
+Classes are the folders of ``train``, sorted. Whatever PIL opens becomes RGB: transparency over white, 16-bit grey by
+its upper byte, EXIF orientation applied, of several frames the first. An image that cannot be read is an error, never
+another image. Hidden files and files without an image's extension are passed over.
+"""
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import InterpolationMode, v2
+
+from attnbench.errors import UserError
+from attnbench.task_contract import Split
+
+LAYOUT = "expected train/<class>/* and val/<class>/*"
+UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error)
+
+
+class Folder:
+    """The images under a path."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise UserError(f"data path {str(path)!r} {'is a file' if path.exists() else 'does not exist'}; {LAYOUT}")
+        self.classes = tuple(sorted(folder.name for folder in _subfolders(path, "train")))
+        if len(self.classes) < 2:
+            raise UserError(f"{str(path / 'train')!r} holds one class; a classification needs two")
+        self._files: dict[Split, tuple[tuple[Path, int], ...]] = {
+            split: tuple(self._labelled(path, split)) for split in get_args(Split)
+        }
+        self.identity = f"folder:{self._manifest(path)}"
+
+    def count(self, split: Split) -> int:
+        """Return the number of images."""
+        return len(self._files[split])
+
+    def train_example(
+        self, index: int, resolution: tuple[int, int], scale: float, random: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], int]:
+        """Return a random crop of at least ``scale`` of the area, maybe mirrored, (H, W, 3), and its label."""
+        path, label = self._files["train"][index]
+        augment = v2.Compose(
+            [
+                v2.RandomResizedCrop(resolution, scale=(scale, 1.0), interpolation=InterpolationMode.BICUBIC),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
+        with torch.random.fork_rng(devices=()):  # torchvision draws from the global generator of the CPU
+            torch.default_generator.manual_seed(int(random.integers(2**63)))
+            return np.array(augment(load(path))), label
+
+    def val_example(self, index: int, resolution: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
+        """Return the middle of the image, as much as fits the proportions, (H, W, 3), and its label."""
+        path, label = self._files["val"][index]
+        return np.array(ImageOps.fit(load(path), resolution[::-1], Image.Resampling.BICUBIC)), label
+
+    def _labelled(self, path: Path, split: Split) -> Iterator[tuple[Path, int]]:
+        for folder in _subfolders(path, split):
+            if folder.name not in self.classes:
+                raise UserError(f"class {folder.name!r} of {str(path / split)!r} is not among those of train")
+            files = sorted(_images(folder))
+            if not files:
+                raise UserError(f"class folder {str(folder)!r} holds no image; known are {', '.join(IMG_EXTENSIONS)}")
+            label = self.classes.index(folder.name)
+            yield from ((file, label) for file in files)
+
+    def _manifest(self, path: Path) -> str:
+        """Return the hash of every image's relative name and size: 16 hex digits."""
+        lines = []
+        for file, _ in self._files["train"] + self._files["val"]:
+            try:
+                lines.append(os.fsencode(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n"))
+            except OSError as error:
+                raise _unreadable(file, error) from error
+        return hashlib.sha256(b"".join(sorted(lines))).hexdigest()[:16]
+
+
+def load(path: Path) -> Image.Image:
+    """Return the image at ``path``, upright and in RGB; one that cannot be read is a ``UserError`` that names it."""
+    try:
+        with Image.open(path) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits; PIL would clip them to 8
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+        straight = image.convert("LA") if image.mode == "La" else image  # premultiplied; no direct way from it
+        clear = straight.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def _subfolders(path: Path, split: Split) -> list[Path]:
+    """Return the class folders of ``split``, sorted; at least one."""
+    parent = path / split
+    if not parent.is_dir():
+        raise UserError(f"data path {str(path)!r} has no folder {split!r}; {LAYOUT}")
+    try:
+        found = sorted(item for item in parent.iterdir() if item.is_dir() and not item.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(parent, error) from error
+    if not found:
+        raise UserError(f"{str(parent)!r} holds no class folder; {LAYOUT}")
+    return found
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Yield the images at any depth; linked folders are followed, each once."""
+    seen = {folder.resolve()}
+    for parent, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
+        places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
+        folders[:] = [name for place, name in places.items() if place not in seen]
+        seen.update(places)
+        for name in files:
+            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _stop(error: OSError) -> None:
+    raise _unreadable(Path(error.filename), error)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())
+    return UserError(f"cannot read {str(path)!r}: {reason or type(error).__name__}")
