@@ -36,7 +36,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
         (["run", "--tasks", "clasification"], "did you mean 'classification'"),
         (["run", "--preset", "quik"], "did you mean 'quick'"),
         (["run", "--res", "0"], "under 32"),
-        (["run", "--res", "-5"], "--res"),
+        (["run", "--res", "-5"], "HxW"),
         (["run", "--res", "224x"], "HxW"),
         (["run", "--res", "31"], "under 32"),
         (["run", "--seeds", "two"], "--seeds"),
