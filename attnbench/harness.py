@@ -17,7 +17,7 @@ from attnbench import report, worker
 from attnbench.config import RunConfig
 from attnbench.errors import UserError
 from attnbench.plan import Plan, plan, training_of
-from attnbench.process import Worker, WorkerError, plugin_sources
+from attnbench.process import Template, Worker, WorkerError, plugin_sources
 from attnbench.record import Cell, Measurement, Record, Status
 from attnbench.registry import MECHANISMS, TASKS
 from attnbench.report.rows import rows as make_rows
@@ -99,7 +99,8 @@ def run_cells(config: RunConfig, listener: Listener) -> Outcome:
     with Store(folder) as store:
         text = config_text(planned.config)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
-        _Run(planned, folder, store, listener, plugins).all_cells()
+        with Template(planned.config.threads or 1, plugins, folder / LOG) as template:
+            _Run(planned, folder, store, listener, template).all_cells()
         recorded = latest(load(folder))
         records = [recorded[cell.key] for cell in planned.cells]
         rows = make_rows(records)
@@ -123,12 +124,12 @@ def config_text(config: RunConfig) -> str:
 class _Run:
     """One run in progress."""
 
-    def __init__(self, planned: Plan, folder: Path, store: Store, listener: Listener, plugins: list[str]) -> None:
+    def __init__(self, planned: Plan, folder: Path, store: Store, listener: Listener, template: Template) -> None:
         from attnbench.execute import Context  # here, so that listing and reporting load no torch
 
         self.config, self.cells = planned.config, planned.cells
-        self.store, self.listener, self.plugins = store, listener, plugins
-        self.log = folder / LOG
+        self.store, self.listener, self.template = store, listener, template
+        self.folder = folder
         self.weights = folder / WEIGHTS
         self.context = Context(planned.config.data, self.weights.resolve(), planned.config.workers)
         recorded = {} if planned.config.rerun else latest(load(folder))
@@ -137,7 +138,7 @@ class _Run:
 
     def all_cells(self) -> None:
         todo = [cell for cell in self.cells if not self._is_done(cell)]
-        self.listener.planned(self.log.parent, todo, len(self.cells) - len(todo))
+        self.listener.planned(self.folder, todo, len(self.cells) - len(todo))
         self._macs([cell for cell in todo if cell.probe == "macs"])
         self._latencies([cell for cell in todo if cell.probe == "latency"])
         for cell in todo:
@@ -177,7 +178,7 @@ class _Run:
                     self._record(cell, blocked.status, started, error=f"its training: {blocked.error}")
                     continue
                 try:
-                    process = process or stack.enter_context(self.worker())
+                    process = process or stack.enter_context(self.template.worker())
                     measured, environment = self._measure(process, cell)
                     self._record(cell, "ok", started, measured, environment)
                 except WorkerError as error:
@@ -196,7 +197,7 @@ class _Run:
 
             def process(name: str) -> Worker:
                 if name not in processes:
-                    processes[name] = stack.enter_context(self.worker())
+                    processes[name] = stack.enter_context(self.template.worker())
                 return processes[name]
 
             for resolution in dict.fromkeys(cell.resolution for cell in cells):
@@ -226,9 +227,6 @@ class _Run:
         for name, result in results.items():
             if result.error is not None and not result.error.alive:
                 processes.pop(name, None)
-
-    def worker(self) -> Worker:
-        return Worker(self.config.threads or 1, self.plugins, self.log)
 
     def _record(
         self,

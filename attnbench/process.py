@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from attnbench.errors import UserError
 from attnbench.record import Status
@@ -21,6 +24,7 @@ COMMAND = (sys.executable, "-P", "-c", "from attnbench.worker import main; main(
 # A thread that waits sleeps instead of spinning. Beside another busy process on two cores a training step took a third
 # of the time so. The variable in the caller's environment wins.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+START = 600.0  # seconds that a first import may take on a slow disk
 
 
 class WorkerError(Exception):
@@ -32,15 +36,61 @@ class WorkerError(Exception):
         self.alive = alive  # whether the worker can be asked again
 
 
-class Worker:
-    """One fresh Python process. It is spawned, not forked, so nothing of the parent's memory or threads is in it."""
+class Template:
+    """A spawned process that has imported torch and run nothing; a worker is forked from it in milliseconds.
 
-    def __init__(self, threads: int, plugins: list[str], log: Path) -> None:
-        self._pipe, theirs = Pipe()
+    So a worker is fresh, with nothing of the parent's memory or threads in it, without seconds of imports each. Where a
+    process that has loaded numerical libraries must not fork (macOS), every worker is spawned instead.
+    """
+
+    def __init__(self, threads: int, plugins: list[str], log: Path, *, forks: bool = sys.platform == "linux") -> None:
+        self.threads, self.plugins, self.log, self.forks = threads, plugins, log, forks
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def worker(self) -> "Worker":
+        """Return a new worker, its plug-ins registered.
+
+        Raises:
+            UserError: a plug-in does not load in another process.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._spawn()
+        ours, theirs = Pipe()
+        self._control.send(("fork" if self.forks else "become", 0))
+        send_handle(self._control, theirs.fileno(), None)
+        theirs.close()
+        worker = self._forked(ours) if self.forks else self._become(ours)
+        try:
+            worker.call("configure", self.threads, sys.path, sys.argv, self.plugins, timeout=START)
+        except WorkerError as error:
+            worker.kill()
+            raise UserError(f"a worker process cannot start: {error}") from error
+        except BaseException:
+            worker.kill()
+            raise
+        return worker
+
+    def close(self) -> None:
+        """End the template; its workers have ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._control.close()
+            os.close(self._lifeline)
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _spawn(self) -> None:
+        self.close()
+        self._control, theirs = Pipe()
         lifeline, self._lifeline = os.pipe()
-        threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-        self._oom_kills = _oom_kills()
-        with log.open("ab") as output:
+        threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
+        with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
                 [*COMMAND, str(theirs.fileno()), str(lifeline)],
                 stdin=subprocess.DEVNULL,
@@ -52,11 +102,45 @@ class Worker:
             )
         theirs.close()
         os.close(lifeline)
+
+    def _forked(self, pipe: "Connection[Any, Any]") -> "Worker":
+        if not self._control.poll(START):
+            raise UserError(f"the worker template did not start in {START:.0f} s; see {self.log}")
         try:
-            self.call("configure", threads, sys.path, plugins, timeout=600.0)
-        except BaseException:
-            self.kill()
-            raise
+            pid = self._control.recv()
+        except EOFError:
+            raise UserError(f"the worker template ended at its start; see {self.log}") from None
+        return Worker(pipe, pid, partial(self._reap, pid))
+
+    def _become(self, pipe: "Connection[Any, Any]") -> "Worker":
+        process, lifeline = self._process, self._lifeline
+        assert process is not None
+        self._control.close()
+        self._process = None  # the next worker is spawned anew
+
+        def wait() -> int:
+            code = process.wait()
+            os.close(lifeline)
+            return code
+
+        return Worker(pipe, process.pid, wait)
+
+    def _reap(self, pid: int) -> int:
+        try:
+            self._control.send(("reap", pid))
+            code: int = self._control.recv()
+        except (EOFError, OSError):  # the template itself was ended, and the system reaps
+            return -signal.SIGKILL
+        return code
+
+
+class Worker:
+    """One fresh Python process, asked one thing at a time."""
+
+    def __init__(self, pipe: "Connection[Any, Any]", pid: int, wait: Callable[[], int]) -> None:
+        self._pipe, self._pid, self._wait = pipe, pid, wait
+        self._alive = True
+        self._oom_kills = _oom_kills()
 
     def call(
         self, request: str, *arguments: Any, timeout: float, progress: Callable[[float], None] | None = None
@@ -85,26 +169,27 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and all that it started; harmless when it has ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._pipe.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        if self._alive:
+            with suppress(ProcessLookupError):
+                os.killpg(self._pid, signal.SIGKILL)
+            self._end()
 
-    def __enter__(self) -> "Worker":
+    def _end(self) -> int:
+        code = self._wait()
+        self._alive = False
+        self._pipe.close()
+        with suppress(ProcessLookupError):  # what the worker had started
+            os.killpg(self._pid, signal.SIGKILL)
+        return code
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill()
 
     def _death(self) -> WorkerError:
-        try:
-            code = self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            code = 0
-        self.kill()
+        code = self._end()
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return WorkerError("out_of_memory", "the system ended the worker: out of memory", alive=False)
         reason = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -1,7 +1,8 @@
-"""The worker process: takes one request after another over a pipe and answers each. Started by ``process.Worker``.
+"""Worker processes, from the inside: one spawned template that imports torch and runs nothing, and workers forked from it.
 
-It writes nothing to the parent's terminal: its output goes to the run's log. When the parent vanishes, however that
-happens, the worker and whatever it started end at once.
+A worker takes one request after another over a pipe and answers each. It writes nothing to the parent's terminal: its
+output goes to the run's log. When the parent vanishes, however that happens, every worker and whatever it started end
+at once.
 """
 
 import importlib
@@ -10,33 +11,72 @@ import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 from typing import Any
 
 ACTIVE = False  # whether this process is a worker
+PATIENCE = 10.0  # seconds for a worker that has closed its pipe to end by itself
 
 
 def main() -> None:
-    """Serve the pipe whose two descriptors are the arguments, until the parent closes it."""
+    """Be the template: the two arguments are the descriptors of the parent's pipe and of the lifeline."""
     global ACTIVE
     ACTIVE = True
-    pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    threading.Thread(target=_die_with_parent, args=(int(sys.argv[2]),), daemon=True).start()
-    server: _Server | None = None
+    import attnbench.execute  # noqa: F401 (what every worker needs is imported once, here)
+
+    control: Connection[Any, Any] = Connection(int(sys.argv[1]))
+    lifeline = int(sys.argv[2])
+    while True:
+        try:
+            request, pid = control.recv()
+        except EOFError:
+            return
+        if request == "reap":
+            control.send(_reap(pid))
+            continue
+        pipe = recv_handle(control)
+        child = os.fork() if request == "fork" else 0  # "become": where forking is unsafe, the template serves itself
+        if child == 0:
+            if request == "fork":
+                os.setsid()
+                control.close()
+            threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+            _serve(Connection(pipe))
+            os._exit(0)
+        os.close(pipe)
+        control.send(child)
+
+
+def _serve(pipe: "Connection[Any, Any]") -> None:
+    """Answer requests until the parent closes the pipe."""
+    server = _Server(pipe.send)
     while True:
         try:
             name, arguments = pipe.recv()
         except EOFError:
             return
         try:
-            server = server or _Server(pipe.send)
             pipe.send(("result", getattr(server, name)(*arguments)))
         except Exception as error:  # noqa: BLE001 (a failing cell is a result: the parent records it)
             traceback.print_exc()
             sys.stderr.flush()
             pipe.send(("error", (_status(error), _message(error))))
+
+
+def _reap(pid: int) -> int:
+    """Return the exit code of a worker, negative for a signal; one that does not end is ended."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.killpg(pid, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class _Server:
@@ -46,12 +86,12 @@ class _Server:
         self._send = send
         self._timed: Any = None
 
-    def configure(self, threads: int, path: list[str], plugins: list[str]) -> None:
-        """Set threads, and register plug-ins that live outside of installed packages."""
+    def configure(self, threads: int, path: list[str], words: list[str], plugins: list[str]) -> None:
+        """Set threads, and register plug-ins of ``sys.path`` = ``path`` and ``sys.argv`` = ``words``."""
         import torch
 
         torch.set_num_threads(threads)
-        sys.path[:] = path
+        sys.path[:], sys.argv[:] = path, words
         for plugin in plugins:
             kind, _, place = plugin.partition(":")
             if kind == "file":
