@@ -17,7 +17,7 @@ from attnbench import report, worker
 from attnbench.config import RunConfig
 from attnbench.errors import UserError
 from attnbench.plan import Plan, plan, training_of
-from attnbench.process import Template, Worker, WorkerError, plugin_sources
+from attnbench.process import Template, Worker, WorkerError, built_in_modules, plugin_sources
 from attnbench.record import Cell, Measurement, Record, Status
 from attnbench.registry import MECHANISMS, TASKS
 from attnbench.report.rows import rows as make_rows
@@ -94,12 +94,14 @@ def run_cells(config: RunConfig, listener: Listener) -> Outcome:
     if worker.ACTIVE:
         raise UserError('a script that defines a mechanism and runs it must guard the run: if __name__ == "__main__":')
     planned = plan(config)
-    plugins = plugin_sources(MECHANISMS, planned.config.mechanisms) + plugin_sources(TASKS, planned.config.tasks)
+    named = ((MECHANISMS, planned.config.mechanisms), (TASKS, planned.config.tasks))
+    plugins = [source for registry, names in named for source in plugin_sources(registry, names)]
+    preload = [module for registry, names in named for module in built_in_modules(registry, names)]
     folder = Path(planned.config.out) if planned.config.out else default_folder(planned.config)
     with Store(folder) as store:
         text = config_text(planned.config)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
-        with Template(planned.config.threads or 1, plugins, folder / LOG) as template:
+        with Template(planned.config.threads or 1, preload, plugins, folder / LOG) as template:
             _Run(planned, folder, store, listener, template).all_cells()
         recorded = latest(load(folder))
         records = [recorded[cell.key] for cell in planned.cells]

@@ -41,10 +41,15 @@ class Template:
 
     So a worker is fresh, with nothing of the parent's memory or threads in it, without seconds of imports each. Where a
     process that has loaded numerical libraries must not fork (macOS), every worker is spawned instead.
+
+    ``preload`` names modules that the template imports too; they must not compute anything, because threads do not
+    survive a fork. ``plugins``, which may, are imported by each worker.
     """
 
-    def __init__(self, threads: int, plugins: list[str], log: Path, *, forks: bool = sys.platform == "linux") -> None:
-        self.threads, self.plugins, self.log, self.forks = threads, plugins, log, forks
+    def __init__(
+        self, threads: int, preload: list[str], plugins: list[str], log: Path, *, forks: bool = sys.platform == "linux"
+    ) -> None:
+        self.threads, self.preload, self.plugins, self.log, self.forks = threads, preload, plugins, log, forks
         self._process: subprocess.Popen[bytes] | None = None
 
     def worker(self) -> "Worker":
@@ -92,7 +97,7 @@ class Template:
         threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
-                [*COMMAND, str(theirs.fileno()), str(lifeline)],
+                [*COMMAND, str(theirs.fileno()), str(lifeline), *self.preload],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -114,7 +119,8 @@ class Template:
 
     def _become(self, pipe: "Connection[Any, Any]") -> "Worker":
         process, lifeline = self._process, self._lifeline
-        assert process is not None
+        if process is None:
+            raise RuntimeError("a template becomes a worker once")
         self._control.close()
         self._process = None  # the next worker is spawned anew
 
@@ -194,6 +200,11 @@ class Worker:
             return WorkerError("out_of_memory", "the system ended the worker: out of memory", alive=False)
         reason = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return WorkerError("failed", f"the worker process ended {reason}", alive=False)
+
+
+def built_in_modules(registry: Registry[Any], names: list[str]) -> list[str]:
+    """Return the modules of this package that declare ``names``."""
+    return [item.module for item in registry.declared() if item.name in names]
 
 
 def plugin_sources(registry: Registry[Any], names: list[str]) -> list[str]:

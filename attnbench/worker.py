@@ -1,4 +1,4 @@
-"""Worker processes, from the inside: one spawned template that imports torch and runs nothing, and workers forked from it.
+"""Worker processes, from the inside: a spawned template that imports torch and runs nothing, and workers forked of it.
 
 A worker takes one request after another over a pipe and answers each. It writes nothing to the parent's terminal: its
 output goes to the run's log. When the parent vanishes, however that happens, every worker and whatever it started end
@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import Any
@@ -23,11 +24,12 @@ PATIENCE = 10.0  # seconds for a worker that has closed its pipe to end by itsel
 
 
 def main() -> None:
-    """Be the template: the two arguments are the descriptors of the parent's pipe and of the lifeline."""
+    """Be the template. Arguments: descriptors of the parent's pipe and of the lifeline, then modules to import."""
     global ACTIVE
     ACTIVE = True
-    import attnbench.execute  # noqa: F401 (what every worker needs is imported once, here)
-
+    for module in ("attnbench.execute", *sys.argv[3:]):  # what workers need is imported once, here
+        with suppress(Exception):  # whoever asks for a broken plug-in is told by the worker
+            importlib.import_module(module)
     control: Connection[Any, Any] = Connection(int(sys.argv[1]))
     lifeline = int(sys.argv[2])
     while True:
