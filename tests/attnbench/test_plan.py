@@ -101,6 +101,7 @@ def test_a_field_that_is_not_set_does_not_enter_the_key() -> None:
         "precision",
         "threads",
         "num_classes",
+        "task",
     }
     assert Cell.from_json(cell.to_json()) == cell
 
