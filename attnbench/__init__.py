@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from attnbench.errors import UserError
     from attnbench.harness import run
     from attnbench.measure.macs import count_macs
+    from attnbench.models import create_model
+    from attnbench.published.load import from_published
     from attnbench.registry import MECHANISMS, TASKS, mechanism, task
 
 __all__ = [
@@ -25,6 +27,8 @@ __all__ = [
     "UserError",
     "build_model",
     "count_macs",
+    "create_model",
+    "from_published",
     "mechanism",
     "run",
     "task",
@@ -39,6 +43,8 @@ _HOMES = {
     "UserError": "attnbench.errors",
     "build_model": "attnbench.backbone",
     "count_macs": "attnbench.measure.macs",
+    "create_model": "attnbench.models",
+    "from_published": "attnbench.published.load",
     "mechanism": "attnbench.registry",
     "run": "attnbench.harness",
     "task": "attnbench.registry",

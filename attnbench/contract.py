@@ -37,7 +37,13 @@ class Paper:
 
 
 class Attention(Protocol):
-    """The module in a slot. It owns q, k, v and output projections; the backbone owns norm, residual and MLP."""
+    """The module in a slot. It owns q, k, v and output projections; the backbone owns norm, residual and MLP.
+
+    A mechanism that declares ``prefix=True`` also takes ``forward(x, prefix)`` with prefix tokens (B, P, C), a class
+    token for instance, which attend and are attended as tokens of no place; it then returns both, mapped, and its
+    ``macs`` takes their number as a third argument. Where the authors' code multiplies what the same outputs do not
+    need, ``surplus(height, width)`` may say so: MACs by what they are spent on.
+    """
 
     def forward(self, x: "Tensor") -> "Tensor":
         """Map (B, H, W, C) to (B, H, W, C), for every H, W >= 1; pads, masks and crops for itself."""
@@ -61,6 +67,7 @@ class Mechanism:
     complexity: str
     stages: tuple[Any, ...]  # one frozen dataclass of settings per stage
     any_resolution: bool = True
+    prefix: bool = False  # forward also takes prefix tokens
 
     def __post_init__(self) -> None:
         if len(self.stages) != STAGES or not all(is_dataclass(item) for item in self.stages):

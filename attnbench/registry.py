@@ -114,6 +114,7 @@ def mechanism(
     complexity: str = "",
     stages: tuple[Any, ...] = (NoSettings(),) * 4,
     any_resolution: bool = True,
+    prefix: bool = False,
 ) -> Callable[[C], C]:
     """Register an attention module class under ``name``.
 
@@ -123,10 +124,11 @@ def mechanism(
         complexity: of attention alone, as text.
         stages: frozen dataclass instances, the settings of each of the four stages.
         any_resolution: False for a module that works only at the grid that it was built for.
+        prefix: True for a module that also takes prefix tokens, see :class:`~attnbench.contract.Attention`.
     """
 
     def register(cls: C) -> C:
-        MECHANISMS.add(name, Mechanism(name, cls, paper, complexity, stages, any_resolution), cls)
+        MECHANISMS.add(name, Mechanism(name, cls, paper, complexity, stages, any_resolution, prefix), cls)
         return cls
 
     return register

@@ -1,5 +1,7 @@
 """Pooling of windows into cells: the coarse tokens of focal attention."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,31 +14,80 @@ LEARNED = ("fc", "conv")
 POOLS = (*LEARNED, "mean", "max")
 
 
+@dataclass(frozen=True, slots=True)
+class PresentCells:
+    """Windows cut into cells from their first token; the last cells of a window may be partly empty, or all."""
+
+    window: int
+    cells: int  # along a window's side
+
+    @property
+    def side(self) -> int:
+        """Side of a cell, in tokens."""
+        return windows_along(self.window, self.cells)
+
+    def cut(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Cut (B, H, W, C) into (B, rows, columns, side², C); return also which places hold a token, None for all."""
+        padded = pad_to_windows(x, self.window)
+        tiles = padded.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))  # (B, nH, w, nW, w, C)
+        rest = self.side * self.cells - self.window
+        if rest:
+            tiles = F.pad(tiles, (0, 0, 0, rest, 0, 0, 0, rest))
+        split = tiles.unflatten(4, (self.cells, self.side)).unflatten(2, (self.cells, self.side))
+        ordered = split.permute(0, 1, 2, 4, 5, 3, 6, 7)  # (B, nH, cells, nW, cells, side, side, C)
+        rows, columns = ordered.shape[1] * self.cells, ordered.shape[3] * self.cells
+        cut = ordered.reshape(x.shape[0], rows, columns, self.side**2, x.shape[3])
+        return cut, _present(x.shape[1], x.shape[2], self.window, self.cells, x.device)
+
+
+@dataclass(frozen=True, slots=True)
+class CentredCells:
+    """The authors' cells: whole ones over the middle of the map, whose rest is left out; every place counts."""
+
+    window: int
+    cells: int  # along a window's side, at most ``window``
+
+    @property
+    def side(self) -> int:
+        """Side of a cell, in tokens."""
+        return self.window // self.cells
+
+    def cut(self, x: Tensor) -> tuple[Tensor, None]:
+        """Cut (B, H, W, C), H and W multiples of the window, into (B, rows, columns, side², C)."""
+        counts = [windows_along(side, self.window) * self.cells for side in x.shape[1:3]]
+        starts = [(side - count * self.side) // 2 for side, count in zip(x.shape[1:3], counts, strict=True)]
+        middle = x.narrow(1, starts[0], counts[0] * self.side).narrow(2, starts[1], counts[1] * self.side)
+        tiles = middle.unflatten(2, (counts[1], self.side)).unflatten(1, (counts[0], self.side))
+        return tiles.transpose(2, 3).flatten(3, 4), None
+
+
 class WindowPool(nn.Module):
-    """Pool every window of a map to ``cells`` x ``cells`` tokens, each over ceil(window / cells)² tokens.
+    """Pool every cell of a map to one token.
 
     ``fc`` weights a cell's places, one weight for all channels; ``conv`` weights them per channel; absent tokens count
     as zeros in both. ``mean`` and ``max`` go over the tokens that are there, and an empty cell is zero.
     """
 
-    def __init__(self, pool: str, dim: int, window: int, cells: int) -> None:
+    def __init__(
+        self, pool: str, dim: int, window: int, cells: int, tiling: type[PresentCells | CentredCells] = PresentCells
+    ) -> None:
         super().__init__()
-        self.pool, self.window, self.cells = pool, window, cells
-        self.dim, self.cell = dim, windows_along(window, cells)  # cell: its side, in tokens
+        self.pool, self.dim, self.tiles = pool, dim, tiling(window, cells)
         if pool in LEARNED:
-            shape, channels = ((1, self.cell**2), 1) if pool == "fc" else ((dim, 1, self.cell, self.cell), dim)
-            self.weight = nn.Parameter(torch.full(shape, self.cell**-2))  # begins as the mean, as the authors' does
+            side = self.tiles.side
+            shape, channels = ((1, side**2), 1) if pool == "fc" else ((dim, 1, side, side), dim)
+            self.weight = nn.Parameter(torch.full(shape, side**-2))  # begins as the mean, as the authors' does
             self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, H, W, C) to (B, nH * cells, nW * cells, C)."""
-        cells = self._cells(x)  # (B, rows, columns, cell², C)
+        cells, present = self.tiles.cut(x)  # (B, rows, columns, side², C)
         if self.pool == "fc":
             return (self.weight @ cells).squeeze(-2) + self.bias
         if self.pool == "conv":
-            places = cells.flatten(0, 2).transpose(1, 2).unflatten(-1, (self.cell, self.cell))  # (cells, C, cell, cell)
+            square = (self.tiles.side,) * 2
+            places = cells.flatten(0, 2).transpose(1, 2).unflatten(-1, square)  # (cells, C, side, side)
             return F.conv2d(places, self.weight, self.bias, groups=self.dim).flatten(1).unflatten(0, cells.shape[:3])
-        present = _present(x.shape[1], x.shape[2], self.window, self.cells, x.device)
         if self.pool == "mean":
             return cells.mean(-2) if present is None else cells.sum(-2) / present.sum(-2).clamp(min=1)
         if present is None:
@@ -46,18 +97,7 @@ class WindowPool(nn.Module):
 
     def macs(self, cells: int) -> int:
         """Return the MACs of pooling ``cells`` cells; mean and max multiply nothing."""
-        return cells * self.cell**2 * self.dim if self.pool in LEARNED else 0
-
-    def _cells(self, x: Tensor) -> Tensor:
-        padded = pad_to_windows(x, self.window)
-        tiles = padded.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))  # (B, nH, w, nW, w, C)
-        rest = self.cell * self.cells - self.window
-        if rest:
-            tiles = F.pad(tiles, (0, 0, 0, rest, 0, 0, 0, rest))
-        split = tiles.unflatten(4, (self.cells, self.cell)).unflatten(2, (self.cells, self.cell))
-        ordered = split.permute(0, 1, 2, 4, 5, 3, 6, 7)  # (B, nH, cells, nW, cells, cell, cell, C)
-        rows, columns = ordered.shape[1] * self.cells, ordered.shape[3] * self.cells
-        return ordered.reshape(x.shape[0], rows, columns, self.cell**2, self.dim)
+        return cells * self.tiles.side**2 * self.dim if self.pool in LEARNED else 0
 
 
 @cached_constant

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from functools import lru_cache, wraps
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -35,7 +37,25 @@ def merge_windows(x: Tensor, window: int, columns: int) -> Tensor:
     return rows.reshape(x.shape[0], rows.shape[1] * window, columns * window, -1)
 
 
-def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tensor | None) -> Tensor:
+def same_window(height: int, width: int, window: int, shifts: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pairs of tokens share a window before the roll by ``-shifts``: (windows, w², w²).
+
+    Padding forms a window of its own, so that its queries, whose outputs are cropped, have something to attend.
+    """
+    rows = (np.arange(height) - shifts[0]) // window
+    columns = (np.arange(width) - shifts[1]) // window
+    grid = windows_along(height, window) * window, windows_along(width, window) * window
+    ids = np.full(grid, np.iinfo(np.int64).max)
+    ids[:height, :width] = rows[:, None] * grid[1] + columns[None, :]
+    rolled = np.roll(ids, (-shifts[0], -shifts[1]), axis=(0, 1)).reshape(grid[0] // window, window, -1, window)
+    tiles = rolled.swapaxes(1, 2).reshape(-1, window**2)  # (windows, w²)
+    same: NDArray[np.bool_] = tiles[:, :, None] == tiles[:, None, :]
+    return same
+
+
+def attend_windows(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tensor | None, hidden: Tensor | float = float("-inf")
+) -> Tensor:
     """Attend within each window.
 
     Args:
@@ -44,6 +64,7 @@ def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tenso
         v: as k.
         bias: (heads, L, K), added to the scores of every window.
         visible: (windows, L or 1, K), True where a key may be attended; None where all may. Every query needs one.
+        hidden: what stands in the place of the bias where a key may not be attended; a tensor has the bias's shape.
 
     Returns:
         (B, windows, heads, L, D).
@@ -52,7 +73,7 @@ def attend_windows(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tenso
         out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=bias[None])
         return out.unflatten(0, q.shape[:2])
     # Windows join the heads, so that one mask serves every image of the batch without a copy per image.
-    mask = torch.where(visible[:, None], bias, float("-inf")).flatten(0, 1)  # (windows * heads, L, K)
+    mask = torch.where(visible[:, None], bias, hidden).flatten(0, 1)  # (windows * heads, L, K)
     out = F.scaled_dot_product_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), attn_mask=mask[None])
     return out.unflatten(1, q.shape[1:3])
 

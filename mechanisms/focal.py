@@ -2,8 +2,8 @@
 
 The queries of a window attend the (w + 2e)² fine tokens around and inside it, and for each pooled level k the cells
 around it, where a window holds 2^k x 2^k cells. Biases are the authors': a relative table for the own window, a free
-table for the ring around it, a relative table per pooled level. What lies beyond the map is decided by a border policy;
-the one here masks it, never wraps, and keeps the window whatever the map's size.
+table for the ring around it, a relative table per pooled level. What lies beyond the map is decided by a border policy,
+see ``_focal_borders.py``: ``masked`` in the uniform backbone, ``wrapped`` in the published models.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
+from ._focal_borders import BORDERS, extend, own_window
 from ._pooling import POOLS, WindowPool
 from ._regions import gather_regions
 from ._windows import (
     attend_windows,
-    cached_constant,
     merge_windows,
     pad_to_windows,
     split_heads_by_window,
@@ -34,6 +34,8 @@ from ._windows import (
 FOCAL = Paper(
     "Focal Self-attention for Local-Global Interactions in Vision Transformers", arxiv="2107.00641", year=2021
 )
+
+UNEXPANDED = {"all": -1, "even": 0, "odd": 1}  # expand_layer -> block index modulo 2 that does not expand
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ class FocalSettings:
     levels: int = 2  # the fine level and levels - 1 pooled ones
     focal_window: int = 7  # side of the region of pooled windows, odd
     pool: str = "fc"  # fc, conv, mean, max
+    shift: bool = False  # odd blocks shift by half a window
+    expand_layer: str = "all"  # blocks that expand: all; even: all but those of even index; odd: all but those of odd
+    border: str = "masked"  # masked, wrapped
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.expand < 0 or self.levels < 1:
@@ -53,23 +58,10 @@ class FocalSettings:
             raise UserError(f"focal_window must be odd and positive, not {self.focal_window}")
         if self.pool not in POOLS:
             raise UserError(f"pool must be one of {', '.join(POOLS)}, not {self.pool!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class MaskedBorder:
-    """The border policy of the uniform backbone: nothing beyond the map is attended."""
-
-    window: int
-    expand: int
-    pooled: tuple[tuple[int, int], ...]  # per level: side of the attended region, in cells, and cells to a window
-
-    def extend(self, x: Tensor, margin: int) -> Tensor:
-        """Extend the map (B, H, W, C) by ``margin`` tokens or cells on every side; what is there is masked."""
-        return F.pad(x, (0, 0, margin, margin, margin, margin)) if margin else x
-
-    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """Return which keys lie inside the map: (windows, 1, keys), or None where all do."""
-        return _inside(self, height, width, device)
+        if self.border not in BORDERS:
+            raise UserError(f"border must be one of {', '.join(BORDERS)}, not {self.border!r}")
+        if self.expand_layer not in UNEXPANDED:
+            raise UserError(f"expand_layer must be one of {', '.join(UNEXPANDED)}, not {self.expand_layer!r}")
 
 
 @mechanism(
@@ -83,37 +75,40 @@ class FocalAttention(nn.Module):
 
     own_index: Tensor
     region_order: Tensor
+    twice: Tensor
 
     def __init__(self, slot: Slot, settings: FocalSettings) -> None:
         super().__init__()
         self.heads = slot.heads
-        self.window, self.expand = settings.window, settings.expand
-        self.side = self.window + 2 * self.expand  # of the fine region
         cells = [2**level for level in range(settings.levels - 1)]  # to a window's side, per pooled level
-        self.regions = tuple((settings.focal_window + count - 1, count) for count in cells)
-        self.border = MaskedBorder(self.window, self.expand, self.regions)
+        regions = tuple((settings.focal_window + count - 1, count) for count in cells)
+        expand = 0 if slot.block % 2 == UNEXPANDED[settings.expand_layer] else settings.expand
+        shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
+        self.border = BORDERS[settings.border].fit(settings.window, expand, shift, regions, slot.grid)
+        self.window, self.regions = self.border.window, regions
+        self.side = self.window + 2 * self.border.expand  # of the fine region
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
         self.proj = nn.Linear(slot.dim, slot.dim)
-        self.pool_layers = nn.ModuleList(WindowPool(settings.pool, slot.dim, self.window, count) for count in cells)
+        self.pool_layers = nn.ModuleList(
+            WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
+        )
         self._make_biases()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         _, height, width, dim = x.shape
+        x = self.border.enter(x)
         qkv = pad_to_windows(self.qkv(x), self.window)
         (q,) = split_heads_by_window(qkv[..., :dim], self.window, parts=1, heads=self.heads)
-        levels = [qkv[..., dim:]]
-        # Pooled tokens ask nothing: no q.
-        levels += [F.linear(pool(x), self.qkv.weight[dim:], self.qkv.bias[dim:]) for pool in self.pool_layers]
-        spans = [(self.side, self.window), *self.regions]
-        extended = [
-            self.border.extend(level, (side - step) // 2) for level, (side, step) in zip(levels, spans, strict=True)
-        ]
-        k, v = gather_regions(extended, spans, self.heads)  # each (B, windows, heads, keys, D)
-        visible = self.border.visible(height, width, x.device)
-        out = attend_windows(q, k, v, self._bias(), visible)
+        levels = [self.border.extend_fine(qkv[..., dim:])]
+        for pool, (side, count) in zip(self.pool_layers, self.regions, strict=True):
+            kv = F.linear(pool(x), self.qkv.weight[dim:], self.qkv.bias[dim:])  # pooled tokens ask nothing: no q
+            levels.append(extend(kv, (side - count) // 2))
+        k, v = gather_regions(levels, [(self.side, self.window), *self.regions], self.heads)
+        bias = self._bias()
+        out = attend_windows(q, k, v, bias, self.border.visible(height, width, x.device), self.border.hidden(bias))
         out = merge_windows(out, self.window, columns=windows_along(width, self.window))
-        return self.proj(out[:, :height, :width])
+        return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:
         """Return the MACs of projections, pooling and the two products, padding and masked keys included."""
@@ -123,55 +118,66 @@ class FocalAttention(nn.Module):
         pooled = [windows * count**2 for _, count in self.regions]
         pooling = sum(cast(WindowPool, pool).macs(cells) for pool, cells in zip(self.pool_layers, pooled, strict=True))
         products = 2 * windows * self.window**2 * keys * dim
-        return int(4 * height * width * dim**2 + pooling + 2 * sum(pooled) * dim**2 + products)
+        projections = (3 * self.border.tokens(height, width) + height * width) * dim**2
+        return int(projections + pooling + 2 * sum(pooled) * dim**2 + products)
+
+    def surplus(self, height: int, width: int) -> dict[str, int]:
+        """Return the MACs that the authors' code does beyond these, for the same outputs."""
+        dim, area = self.proj.in_features, self.window**2
+        windows = windows_along(height, self.window) * windows_along(width, self.window)
+        twice = len(self.border.ring()) + area - self.side**2  # keys of the rolled maps less places of the region
+        pooled = sum(windows * count**2 for _, count in self.regions)
+        return {"ring keys that occur twice": 2 * windows * area * twice * dim, "pooled queries": pooled * dim**2}
 
     def _make_biases(self) -> None:
-        window, heads, area = self.window, self.heads, self.window**2
+        window, heads = self.window, self.heads
+        ring = self.border.ring()
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        if self.expand:
-            ring = torch.empty(1, heads, area, self.side**2 - area)
-            self.relative_position_bias_table_to_neighbors = nn.Parameter(ring)
+        if ring.size:
+            table = torch.empty(1, heads, window**2, ring.size)
+            self.relative_position_bias_table_to_neighbors = nn.Parameter(table)
         self.relative_position_bias_table_to_windows = nn.ParameterList(
             torch.empty(heads, (window + side - 1) ** 2) for side, _ in self.regions
         )
         for name, table in self.named_parameters():
             if name.startswith("relative_position_bias_table"):
                 nn.init.trunc_normal_(table, std=0.02)
-        inside = np.zeros((self.side, self.side), dtype=bool)
-        inside[self.expand : self.expand + window, self.expand : self.expand + window] = True
-        own_then_ring = np.concatenate([np.flatnonzero(inside), np.flatnonzero(~inside)])
+        order, twice = _region_order(own_window(window, self.border.expand), ring)
         self.register_buffer("own_index", relative_position_index(window, window), persistent=False)
-        self.register_buffer("region_order", torch.tensor(own_then_ring.argsort()), persistent=False)
+        self.register_buffer("region_order", torch.tensor(order), persistent=False)
+        self.register_buffer("twice", torch.tensor(twice), persistent=False)
         for level, (side, _) in enumerate(self.regions):
             self.register_buffer(f"pooled_index_{level}", relative_position_index(window, side), persistent=False)
 
     def _bias(self) -> Tensor:
         """Return (heads, w², keys): own window and ring in the region's order, then the pooled levels."""
         fine = self.relative_position_bias_table[self.own_index].permute(2, 0, 1)  # (heads, w², w²)
-        if self.expand:
+        if self.border.expand:
             ring = self.relative_position_bias_table_to_neighbors[0]
-            fine = torch.cat([fine, ring], dim=-1)[..., self.region_order]
+            # Two copies of one key with biases a and b are one key with bias log(exp a + exp b).
+            merged = torch.logaddexp(ring[..., self.twice[0]], ring[..., self.twice[1]])
+            unreached = ring.new_full((*ring.shape[:2], 1), float("-inf"))
+            fine = torch.cat([fine, ring, merged, unreached], dim=-1)[..., self.region_order]
         tables = self.relative_position_bias_table_to_windows
         pooled = [table[:, self.get_buffer(f"pooled_index_{level}")] for level, table in enumerate(tables)]
         return torch.cat([fine, *pooled], dim=-1)
 
 
-@cached_constant
-def _inside(border: MaskedBorder, height: int, width: int, device: torch.device) -> Tensor | None:
-    """Return (windows, 1, keys): a row and a column are inside independently, so one axis at a time."""
+def _region_order(own: NDArray[np.bool_], ring: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each place of the region finds its bias, and which entries of the ring's table share a place.
 
-    def axis(side: int, span: int, count: int) -> NDArray[np.bool_]:
-        """Return (windows, span): whether that cell, ``count`` to a window's side, holds a token of the map."""
-        first = np.arange(windows_along(side, border.window))[:, None] * count - (span - count) // 2
-        window, local = np.divmod(first + np.arange(span), count)
-        token = local * windows_along(border.window, count)  # the cell's first, within its window
-        return (window >= 0) & (token < border.window) & (window * border.window + token < side)
-
-    levels = [(border.window + 2 * border.expand, border.window), *border.pooled]  # the fine level: w cells to a window
-    inside = []
-    for span, count in levels:
-        rows, columns = axis(height, span, count), axis(width, span, count)
-        grid = rows[:, None, :, None] & columns[None, :, None, :]  # (nH, nW, span, span)
-        inside.append(grid.reshape(rows.shape[0] * columns.shape[0], 1, span**2))
-    keys = np.concatenate(inside, axis=-1)
-    return None if keys.all() else torch.tensor(keys, device=device)
+    Biases lie in a row: the own window's, the table's of the ring (``ring`` has the place of each), the merged ones of
+    entries that share a place, one for places that no entry has. The second is (2, shared places).
+    """
+    order = np.full(own.size, own.sum() + ring.size, dtype=np.int64)
+    order[own.ravel()] = np.arange(own.sum())
+    first = {place: entry for entry, place in reversed(list(enumerate(ring.tolist())))}
+    last = {place: entry for entry, place in enumerate(ring.tolist())}
+    shared = [place for place in first if first[place] != last[place]]
+    for place, entry in first.items():
+        order[place] = own.sum() + entry
+    for index, place in enumerate(shared):
+        order[place] = own.sum() + ring.size + index
+    reached = np.union1d(np.flatnonzero(own), ring)
+    order[np.setdiff1d(np.arange(own.size), reached)] = own.sum() + ring.size + len(shared)
+    return order, np.array([[first[place] for place in shared], [last[place] for place in shared]], dtype=np.int64)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from attnbench.contract import NoSettings, Paper, Slot
 from attnbench.registry import mechanism
 
+from ._prefix import join, part_again
+
 VIT = Paper("An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", arxiv="2010.11929", year=2020)
 
 
-@mechanism("full", paper=VIT, complexity="O((HW)²)")
+@mechanism("full", paper=VIT, complexity="O((HW)²)", prefix=True)
 class FullAttention(nn.Module):
     """Attend globally."""
 
@@ -23,14 +25,15 @@ class FullAttention(nn.Module):
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
         self.proj = nn.Linear(slot.dim, slot.dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        qkv = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, D)
+    def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Map (B, H, W, C) to (B, H, W, C); with prefix tokens (B, P, C), return both."""
+        tokens, grid = join(x, prefix)
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, D)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # each (B, heads, N, D)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(x.shape))
+        return part_again(self.proj(out.transpose(1, 2).reshape(tokens.shape)), grid, prefix)
 
-    def macs(self, height: int, width: int) -> int:
-        """Return 4 N C² of projections and 2 N² C of products, N = height * width."""
-        tokens, dim = height * width, self.proj.in_features
+    def macs(self, height: int, width: int, prefix: int = 0) -> int:
+        """Return 4 N C² of projections and 2 N² C of products, N = height * width + prefix."""
+        tokens, dim = height * width + prefix, self.proj.in_features
         return 4 * tokens * dim**2 + 2 * tokens**2 * dim

@@ -2,12 +2,12 @@
 
 Blocks with an odd index shift their windows by half a window. Two tokens attend each other exactly if they lie in the
 same window of the shifted grid, so nothing wraps around and padding is never attended. An axis that one window covers
-is not shifted.
+is not shifted. The border policy says what becomes of a window on a small map: ``masked`` keeps it, ``shrunk`` is the
+authors'.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +21,25 @@ from ._windows import (
     cached_constant,
     merge_windows,
     pad_to_windows,
+    same_window,
     split_heads_by_window,
     windows_along,
 )
 
 SWIN = Paper("Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030", year=2021)
+
+
+def _masked(window: int, shift: int, _grid: tuple[int, int]) -> tuple[int, int]:
+    """Keep window and shift, whatever the size of the map when the model was built."""
+    return window, shift
+
+
+def _shrunk(window: int, shift: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """Shrink the window to a map whose shorter side it covers, and shift no window there, as the authors do."""
+    return (min(grid), 0) if min(grid) <= window else (window, shift)
+
+
+BORDERS = {"masked": _masked, "shrunk": _shrunk}  # from window, shift and grid to window and shift
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +48,13 @@ class WindowSettings:
 
     window: int = 7  # side, in tokens
     shift: bool = True  # odd blocks shift by half a window
+    border: str = "masked"  # masked, shrunk
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise UserError(f"window must be at least 1, not {self.window}")
+        if self.border not in BORDERS:
+            raise UserError(f"border must be one of {', '.join(BORDERS)}, not {self.border!r}")
 
 
 @mechanism("swin", paper=SWIN, complexity="O(HW w²)", stages=(WindowSettings(),) * 4)
@@ -49,8 +66,8 @@ class ShiftedWindowAttention(nn.Module):
     def __init__(self, slot: Slot, settings: WindowSettings) -> None:
         super().__init__()
         self.heads = slot.heads
-        self.window = settings.window
-        self.shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
+        shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
+        self.window, self.shift = BORDERS[settings.border](settings.window, shift, slot.grid)
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, slot.heads))
@@ -67,7 +84,7 @@ class ShiftedWindowAttention(nn.Module):
             qkv = qkv.roll((-shifts[0], -shifts[1]), dims=(1, 2))
         q, k, v = split_heads_by_window(qkv, self.window, parts=3, heads=self.heads)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, w², w²)
-        visible = _same_window(height, width, self.window, shifts, x.device)
+        visible = _mask(height, width, self.window, shifts, x.device)
         out = attend_windows(q, k, v, bias, visible)
         out = merge_windows(out, self.window, columns=windows_along(width, self.window))
         if any(shifts):
@@ -82,18 +99,8 @@ class ShiftedWindowAttention(nn.Module):
 
 
 @cached_constant
-def _same_window(height: int, width: int, window: int, shifts: tuple[int, int], device: torch.device) -> Tensor | None:
-    """Return which pairs of tokens share a window before the roll: (windows, w², w²), or None where all do.
-
-    Padding forms a window of its own, so that its queries, whose outputs are cropped, have something to attend.
-    """
+def _mask(height: int, width: int, window: int, shifts: tuple[int, int], device: torch.device) -> Tensor | None:
+    """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
     if not any(shifts) and height % window == 0 and width % window == 0:
         return None
-    rows = (np.arange(height) - shifts[0]) // window
-    columns = (np.arange(width) - shifts[1]) // window
-    grid = windows_along(height, window) * window, windows_along(width, window) * window
-    ids = np.full(grid, np.iinfo(np.int64).max)
-    ids[:height, :width] = rows[:, None] * grid[1] + columns[None, :]
-    rolled = np.roll(ids, (-shifts[0], -shifts[1]), axis=(0, 1)).reshape(grid[0] // window, window, -1, window)
-    tiles = rolled.swapaxes(1, 2).reshape(-1, window**2)  # (windows, w²)
-    return torch.tensor(tiles[:, :, None] == tiles[:, None, :], device=device)
+    return torch.tensor(same_window(height, width, window, shifts), device=device)

@@ -142,3 +142,33 @@ def test_focal_refuses_settings_that_have_no_meaning(settings: dict[str, object]
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(attnbench.UserError, match="7 does not divide into 2 heads"):
         Slot(dim=7, heads=2, stage=0, block=0, grid=(8, 8))
+
+
+@pytest.fixture(params=[name for name in NAMES if attnbench.MECHANISMS[name].prefix])
+def prefixed(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    module = attnbench.MECHANISMS[request.param].build(Slot(dim=24, heads=3, stage=1, block=0, grid=(9, 6)))
+    module.slot_dim = 24  # type: ignore[assignment]
+    return module.double().eval()
+
+
+def test_without_prefix_tokens_nothing_changes(prefixed: nn.Module) -> None:
+    x = image_map(prefixed, (9, 6)).double()
+    torch.testing.assert_close(prefixed(x, x.new_empty(2, 0, 24))[0], prefixed(x))
+
+
+def test_prefix_tokens_come_back_mapped_whatever_their_order(prefixed: nn.Module) -> None:
+    x, prefix = image_map(prefixed, (9, 6)).double(), torch.randn(2, 3, 24, dtype=torch.double)
+    mapped, tokens = prefixed(x, prefix)
+    assert mapped.shape == x.shape
+    assert tokens.shape == prefix.shape
+    again, flipped = prefixed(x, prefix.flip(1))
+    torch.testing.assert_close(again, mapped)
+    torch.testing.assert_close(flipped, tokens.flip(1))
+
+
+def test_macs_with_prefix_tokens_equal_the_trace(prefixed: nn.Module) -> None:
+    x, prefix = image_map(prefixed, (9, 6), batch=1).double(), torch.randn(1, 3, 24, dtype=torch.double)
+    with FlopCounterMode(display=False) as counter:
+        prefixed.to("meta")(x.to("meta"), prefix.to("meta"))
+    assert 2 * prefixed.macs(9, 6, 3) == counter.get_total_flops()  # type: ignore[operator]

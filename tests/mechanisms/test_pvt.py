@@ -223,3 +223,24 @@ def test_closed_form_macs_equal_traced_macs_for_any_ratio(ratio: int, dim: int, 
     with FlopCounterMode(display=False) as counter:
         module(torch.empty(1, 13, 17, dim, device="meta", dtype=torch.float64))
     assert cast(Attention, module).macs(13, 17) == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (9, 11), (5, 4)], ids=str)
+def test_the_authors_border_sees_the_whole_patches_alone(grid: tuple[int, int]) -> None:
+    """What fills no patch changes no key: the map without it has the same keys for the queries that it keeps."""
+    torch.manual_seed(0)
+    slot = attnbench.Slot(dim=12, heads=3, stage=0, block=0, grid=grid)
+    module = attnbench.MECHANISMS["pvt"].configure(sr_ratio=4, border="dropped").build(slot).double()
+    x = torch.randn(2, *grid, 12, dtype=torch.double)
+    height, width = (side // 4 * 4 for side in grid)
+    torch.testing.assert_close(module(x)[:, :height, :width], module(x[:, :height, :width]), atol=1e-12, rtol=0)
+    changed = x.clone()
+    changed[:, height:], changed[:, :, width:] = 9.0, 9.0
+    torch.testing.assert_close(module(changed)[:, :height, :width], module(x)[:, :height, :width], atol=1e-12, rtol=0)
+
+
+def test_the_authors_border_refuses_a_map_without_a_patch() -> None:
+    slot = attnbench.Slot(dim=12, heads=3, stage=0, block=0, grid=(8, 8))
+    module = attnbench.MECHANISMS["pvt"].configure(sr_ratio=4, border="dropped").build(slot)
+    with pytest.raises(attnbench.UserError, match="a map of 3 x 8 tokens has no patch of 4 x 4"):
+        module(torch.zeros(1, 3, 8, 12))

@@ -1,0 +1,1 @@
+"""Published models as data: configurations, key maps and reported numbers."""

@@ -1,0 +1,198 @@
+"""Border policies of focal attention: what a window meets at the edge of the map, one frozen object per module.
+
+A policy lays the map out before the projection, extends it by what the regions reach beyond it, says which keys are
+visible, and puts the map back.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnbench.errors import UserError
+
+from ._pooling import CentredCells, PresentCells
+from ._windows import cached_constant, pad_to_windows, same_window, windows_along
+
+Regions = tuple[tuple[int, int], ...]  # per pooled level: side of the attended region, and cells to a window's side
+AUTHORS_MASK = -100.0  # what the authors add to the score of a key that is to be hidden
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedBorder:
+    """The border of the uniform backbone: nothing beyond the map is attended, and the window keeps its size."""
+
+    window: int
+    expand: int
+    shift: int
+    regions: Regions
+
+    tiling: ClassVar[type[PresentCells]] = PresentCells
+
+    @classmethod
+    def fit(cls, window: int, expand: int, shift: int, regions: Regions, grid: tuple[int, int]) -> Self:
+        """Return the policy of a module; it is the same whatever the map's size was when the model was built."""
+        del grid
+        if shift:
+            raise UserError("focal with the border 'masked' has no shifted windows; the border 'wrapped' has")
+        return cls(window, expand, shift, regions)
+
+    def ring(self) -> NDArray[np.intp]:
+        """Return the place in the region of every entry of the ring's bias table, row-major."""
+        return np.flatnonzero(~own_window(self.window, self.expand))
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Lay out (B, H, W, C): as it is; it is padded after the projection, since no padding is attended."""
+        return x
+
+    def leave(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Cut the map out of what windows cover."""
+        return x[:, :height, :width]
+
+    def extend_fine(self, x: Tensor) -> Tensor:
+        """Extend the map (B, H, W, C) by the ring on every side."""
+        return extend(x, self.expand)
+
+    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
+        """Return which keys lie inside the map: (windows, 1, keys), or None where all do."""
+        return _inside(self, height, width, device)
+
+    def hidden(self, bias: Tensor) -> Tensor | float:
+        """Return the score of a key that is not visible."""
+        return float("-inf")
+
+    def tokens(self, height: int, width: int) -> int:
+        """Return how many tokens are projected to queries, keys and values."""
+        return height * width
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedBorder:
+    """The authors' border: padding is attended, the ring wraps around, and a window that covers the map shrinks to it.
+
+    The ring comes from the map rolled by (+-expand, +-expand), a window's size each time: places that two of them
+    reach occur twice, each time with a bias of its own. Where twice the expansion exceeds the window, some places of
+    the ring are not reached. Pooled keys beyond the map get -100. The windows of odd blocks may be shifted, as Swin's.
+    """
+
+    window: int
+    expand: int
+    shift: int
+    regions: Regions
+
+    tiling: ClassVar[type[CentredCells]] = CentredCells
+
+    @classmethod
+    def fit(cls, window: int, expand: int, shift: int, regions: Regions, grid: tuple[int, int]) -> Self:
+        """Return the policy of a module; one window covers a ``grid`` whose shorter side is at most ``window``."""
+        if min(grid) <= window:
+            window, expand, shift = min(grid), 0, 0
+        if any(window < count for _, count in regions):
+            raise UserError(f"a window of {window} tokens has no {regions[-1][1]} cells along a side; use fewer levels")
+        if expand > window:
+            raise UserError(f"expand ({expand}) must not exceed the window ({window})")
+        return cls(window, expand, shift, regions)
+
+    def ring(self) -> NDArray[np.intp]:
+        """Return the place in the region of every entry of the ring's bias table: roll by roll, row-major."""
+        own = own_window(self.window, self.expand)
+        local = np.arange(self.window)
+        found = []
+        for down, right in ((2, 2), (2, 0), (0, 2), (0, 0)):  # where the rolled window begins, in expansions
+            rows, columns = local + down * self.expand, local + right * self.expand
+            places = rows[:, None] * len(own) + columns[None]
+            found.append(places[~own[np.ix_(rows, columns)]])
+        return np.concatenate(found)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Lay out (B, H, W, C): padded with zeros that are tokens like any other, and rolled by the shift."""
+        padded = pad_to_windows(x, self.window)
+        return padded.roll((-self.shift, -self.shift), dims=(1, 2)) if self.shift else padded
+
+    def leave(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Roll back and cut the map out."""
+        rolled = x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
+        return rolled[:, :height, :width]
+
+    def extend_fine(self, x: Tensor) -> Tensor:
+        """Extend the map (B, H, W, C) by the ring on every side, around the edge."""
+        if not self.expand:
+            return x
+        rows = torch.cat([x[:, -self.expand :], x, x[:, : self.expand]], dim=1)
+        return torch.cat([rows[:, :, -self.expand :], rows, rows[:, :, : self.expand]], dim=2)
+
+    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
+        """Return which keys are not masked: (windows, 1 or w², keys), or None where none is."""
+        return _unmasked(self, windows_along(height, self.window), windows_along(width, self.window), device)
+
+    def hidden(self, bias: Tensor) -> Tensor | float:
+        """Return the score of a key that is not visible; its own is zero, since it is padding."""
+        return bias + AUTHORS_MASK
+
+    def tokens(self, height: int, width: int) -> int:
+        """Return how many tokens are projected to queries, keys and values."""
+        return windows_along(height, self.window) * windows_along(width, self.window) * self.window**2
+
+
+BORDERS: dict[str, type[MaskedBorder | WrappedBorder]] = {"masked": MaskedBorder, "wrapped": WrappedBorder}
+
+
+def own_window(window: int, expand: int) -> NDArray[np.bool_]:
+    """Return which places of the fine region, a square, are the window itself."""
+    inside = np.zeros((window + 2 * expand,) * 2, dtype=bool)
+    inside[expand : expand + window, expand : expand + window] = True
+    return inside
+
+
+def extend(x: Tensor, margin: int) -> Tensor:
+    """Extend the map (B, H, W, C) by ``margin`` tokens or cells of zeros on every side."""
+    return F.pad(x, (0, 0, margin, margin, margin, margin)) if margin else x
+
+
+@cached_constant
+def _inside(border: MaskedBorder, height: int, width: int, device: torch.device) -> Tensor | None:
+    """Return (windows, 1, keys): a row and a column are inside independently, so one axis at a time."""
+
+    def axis(side: int, span: int, count: int) -> NDArray[np.bool_]:
+        """Return (windows, span): whether that cell, ``count`` to a window's side, holds a token of the map."""
+        first = np.arange(windows_along(side, border.window))[:, None] * count - (span - count) // 2
+        window, local = np.divmod(first + np.arange(span), count)
+        token = local * windows_along(border.window, count)  # the cell's first, within its window
+        return (window >= 0) & (token < border.window) & (window * border.window + token < side)
+
+    levels = [
+        (border.window + 2 * border.expand, border.window),
+        *border.regions,
+    ]  # the fine level: w cells to a window
+    keys = np.concatenate([_grid(axis(height, *level), axis(width, *level)) for level in levels], axis=-1)
+    return None if keys.all() else torch.tensor(keys, device=device)
+
+
+@cached_constant
+def _unmasked(border: WrappedBorder, down: int, across: int, device: torch.device) -> Tensor | None:
+    """Return (windows, 1 or w², keys): pooled cells of the map, and within a shifted window its own region only."""
+
+    def axis(windows: int, span: int, count: int) -> NDArray[np.bool_]:
+        cell = np.arange(windows)[:, None] * count - (span - count) // 2 + np.arange(span)
+        return (cell >= 0) & (cell < windows * count)
+
+    own = own_window(border.window, border.expand).ravel()
+    fine = np.ones((down * across, 1, own.size), dtype=bool)
+    if border.shift:
+        sides = down * border.window, across * border.window
+        fine = np.repeat(fine, border.window**2, axis=1)
+        fine[..., own] = same_window(*sides, border.window, (border.shift, border.shift))
+    pooled = [_grid(axis(down, *region), axis(across, *region)) for region in border.regions]
+    pooled = [np.broadcast_to(keys, (*fine.shape[:2], keys.shape[-1])) for keys in pooled]
+    keys = np.concatenate([fine, *pooled], axis=-1)
+    return None if keys.all() else torch.tensor(keys, device=device)
+
+
+def _grid(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Join (nH, span) and (nW, span) into (nH * nW, 1, span²)."""
+    grid = rows[:, None, :, None] & columns[None, :, None, :]
+    return grid.reshape(rows.shape[0] * columns.shape[0], 1, -1)
