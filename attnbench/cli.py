@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from attnbench.record import Record
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-LISTS = ("mechanisms", "tasks", "sizes", "presets")
+LISTS = ("mechanisms", "models", "tasks", "sizes", "presets")
 # Flag, key of RunConfig, type, metavar, help.
 FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
-    ("--mechanisms", "mechanisms", "list", "A,B", "what to compare; see: attnbench list mechanisms"),
+    ("--mechanisms", "mechanisms", "list", "A,B", "what to compare in one backbone; see: attnbench list mechanisms"),
+    ("--models", "models", "list", "A,B", "models to compare: attnbench list models, uniform:swin_tiny, timm:NAME"),
     ("--res", "resolutions", "list", "N,HxW", "resolutions in pixels, from 32 up"),
     ("--size", "size", str, "SIZE", "backbone: nano, tiny, small, base"),
     ("--tasks", "tasks", "list", "A,B", "see: attnbench list tasks"),
@@ -32,9 +33,9 @@ FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("--workers", "workers", int, "N", "processes that load data; default 0: the training process itself"),
     ("--device", "device", str, "NAME", "auto, cpu, cuda, cuda:N"),
     ("--precision", "precision", str, "NAME", "fp32, bf16"),
-    ("--measure", "measure", "list", "A,B", "cost, accuracy"),
+    ("--measure", "measure", "list", "A,B", "cost (or macs, time, memory), accuracy"),
     ("--train-res", "train_resolution", str, "N", "where to train: N, HxW or 'each'; default: the smallest of --res"),
-    ("--reference", "reference", str, "NAME", "mechanism that time ratios are taken to; default: the first"),
+    ("--reference", "reference", str, "NAME", "what time ratios are taken to; default: the first compared"),
     ("--out", "out", str, "DIR", "run folder; default: results/<UTC time>-<hash>; the same folder continues a run"),
 )
 
@@ -128,7 +129,7 @@ def _list(options: argparse.Namespace) -> int:
         return OK
     width = max((len(item["name"]) for item in items), default=0)
     for item in items:
-        print(f"{item['name']:<{width}}  {'  '.join(str(item[key]) for key in item if key != 'name' and item[key])}")
+        print(f"{item['name']:<{width}}  {'  '.join(_plain(item[key]) for key in item if key != 'name' and item[key])}")
     return OK
 
 
@@ -162,11 +163,17 @@ def _show(records: "list[Record]", as_json: bool) -> None:
     Console().print(terminal(table, spreads(records)))
 
 
+def _plain(value: object) -> str:
+    return ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+
+
 def _comma_list(text: str) -> list[str]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names separated by commas")
-    return items
+    from attnbench.names import split
+
+    try:
+        return split(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names separated by commas") from None
 
 
 def _say(message: str, debug: bool) -> None:

@@ -34,19 +34,21 @@ class Timing:
 class RunConfig:
     """Everything that ``attnbench run`` can be told."""
 
-    mechanisms: list[str] = field(default_factory=lambda: ["focal", "swin"])
+    mechanisms: list[str] | None = None  # None: focal and swin, or none beside models
+    models: list[str] = field(default_factory=list)  # published ones, uniform:<mechanism>_<size>, timm:<name>
     resolutions: list[str] = field(default_factory=lambda: ["224"])  # N or HxW, pixels
     size: str = "nano"
     settings: dict[str, Any] = field(default_factory=dict)  # settings.swin.window=14
     tasks: list[str] = field(default_factory=lambda: ["classification"])
     data: str | None = None  # None: the task's embedded data
-    num_classes: int | None = None  # of cost cells; None: as many as the data have
+    num_classes: int | None = None  # of cost cells; None: as many as the data have; without data, models have 1000
     seeds: int = 1  # how many
     batch_size: int = 1  # of cost cells
     threads: int | None = None  # None: every core this process may use
     workers: int = 0  # processes that load data
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     precision: str = "fp32"  # fp32, bf16
+    # cost (macs, time and memory, which can be asked for one by one), accuracy
     measure: list[str] = field(default_factory=lambda: ["cost", "accuracy"])
     train_resolution: str | None = None  # None: the smallest requested; N, HxW, or "each"
     reference: str | None = None  # None: the first mechanism

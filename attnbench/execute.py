@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from attnbench.backbone import Backbone, build_model
 from attnbench.config import Recipe
+from attnbench.contenders import PUBLISHED, TIMM
 from attnbench.errors import UnsupportedError
 from attnbench.measure.clock import Clock
 from attnbench.measure.macs import count_macs
 from attnbench.measure.memory import inference_step, peak_memory, training_step
+from attnbench.models import create_model
 from attnbench.plan import training_of
 from attnbench.record import METRICS, Cell, Measurement
 from attnbench.registry import MECHANISMS, TASKS
+from attnbench.sizes import SIZES
 from attnbench.train import evaluate, train
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -37,7 +40,8 @@ class Context:
 
 def measure(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
     """Run the probe of ``cell``; a latency is not measured alone but in rounds, see :class:`TimedModel`."""
-    if not MECHANISMS[cell.mechanism].any_resolution and cell.train_resolution not in (None, cell.resolution):
+    bound = cell.size in SIZES and not MECHANISMS[cell.mechanism].any_resolution
+    if bound and cell.train_resolution not in (None, cell.resolution):
         raise UnsupportedError(f"{cell.mechanism} works only at the resolution that it was built for")
     probes: dict[str, Callable[[], tuple[Measurement, ...]]] = {
         "macs": lambda: _macs(cell),
@@ -76,10 +80,15 @@ def _macs(cell: Cell) -> tuple[Measurement, ...]:
     with torch.device("meta"):
         model = _model(cell)
     height, width = cell.resolution
+    formula = (
+        (quantity("macs_closed_form", model.macs(height, width), kind="formula"),)
+        if isinstance(model, Backbone)
+        else ()
+    )
     return (
         quantity("parameters", sum(parameter.numel() for parameter in model.parameters())),
         quantity("macs", count_macs(model, (3, height, width)), kind="traced"),
-        quantity("macs_closed_form", model.macs(height, width), kind="formula"),
+        *formula,
     )
 
 
@@ -124,18 +133,28 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
     model = _trainable(cell)
     model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
     task = TASKS[cell.task or ""](context.data)
-    scores = evaluate(
-        model, task, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
-    )
+    try:
+        scores = evaluate(
+            model, task, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
+        )
+    except AssertionError as error:  # so timm's models say that they are bound to a resolution
+        if cell.size != TIMM:
+            raise
+        raise UnsupportedError(f"{cell.mechanism} at {cell.resolution}: {error}") from error
     return tuple(quantity(name, value) for name, value in scores.items())
 
 
-def _model(cell: Cell, drop_path: float = 0.0) -> Backbone:
+def _model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
+    """Return the model of a cell: one by name with its own classifier, or the uniform backbone with the task's head."""
+    resolution = cell.train_resolution or cell.resolution
+    if cell.size in (PUBLISHED, TIMM):
+        rate = {"drop_path" if cell.size == PUBLISHED else "drop_path_rate": drop_path} if drop_path else {}
+        return create_model(cell.mechanism, resolution, cell.num_classes, **{**rate, **cell.settings})
     head = TASKS[cell.task or ""].head
     return build_model(
         cell.mechanism,
         cell.size,
-        resolution=cell.train_resolution or cell.resolution,
+        resolution=resolution,
         drop_path=drop_path,
         head=lambda channels: head(channels, cell.num_classes),
         **cell.settings,
@@ -150,7 +169,7 @@ def _cost_model(cell: Cell) -> tuple[nn.Module, Tensor]:
     return _model(cell).to(device, dtype), images
 
 
-def _trainable(cell: Cell) -> Backbone:
+def _trainable(cell: Cell) -> nn.Module:
     """Return the model of a training, its weights drawn by the cell's seed alone."""
     torch.manual_seed(cell.seed or 0)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -94,7 +94,7 @@ def run_cells(config: RunConfig, listener: Listener) -> Outcome:
     if worker.ACTIVE:
         raise UserError('a script that defines a mechanism and runs it must guard the run: if __name__ == "__main__":')
     planned = plan(config)
-    named = ((MECHANISMS, planned.config.mechanisms), (TASKS, planned.config.tasks))
+    named = ((MECHANISMS, list(planned.mechanisms)), (TASKS, planned.config.tasks))
     plugins = [source for registry, names in named for source in plugin_sources(registry, names)]
     preload = [module for registry, names in named for module in built_in_modules(registry, names)]
     folder = Path(planned.config.out) if planned.config.out else default_folder(planned.config)
@@ -129,7 +129,7 @@ class _Run:
     def __init__(self, planned: Plan, folder: Path, store: Store, listener: Listener, template: Template) -> None:
         from attnbench.execute import Context  # here, so that listing and reporting load no torch
 
-        self.config, self.cells = planned.config, planned.cells
+        self.config, self.cells, self.labels = planned.config, planned.cells, planned.labels
         self.store, self.listener, self.template = store, listener, template
         self.folder = folder
         self.weights = folder / WEIGHTS
@@ -157,8 +157,8 @@ class _Run:
         return not unscored or (self.weights / f"{cell.key}.safetensors").is_file()
 
     def _macs(self, cells: list[Cell]) -> None:
-        for mechanism in dict.fromkeys(cell.mechanism for cell in cells):
-            own = [cell for cell in cells if cell.mechanism == mechanism]
+        for label in dict.fromkeys(self.labels[cell.key] for cell in cells):
+            own = [cell for cell in cells if self.labels[cell.key] == label]
             self.listener.started(own, "")
             self._in_fresh_worker(own)
 
@@ -202,15 +202,18 @@ class _Run:
                     processes[name] = stack.enter_context(self.template.worker())
                 return processes[name]
 
-            for resolution in dict.fromkeys(cell.resolution for cell in cells):
-                wanted = [cell for cell in cells if cell.resolution == resolution]
+            for resolution, task in dict.fromkeys((cell.resolution, cell.task) for cell in cells):
+                wanted = [cell for cell in cells if (cell.resolution, cell.task) == (resolution, task)]
                 reference = next(
                     cell
                     for cell in self.cells
-                    if (cell.probe, cell.resolution, cell.mechanism) == ("latency", resolution, wanted[0].reference)
+                    if (cell.probe, cell.resolution, cell.task) == ("latency", resolution, task)
+                    and self.labels[cell.key] == cell.reference
                 )
                 again = reference not in wanted
-                note = f"{reference.mechanism} is timed again: ratios need it in the same rounds" if again else ""
+                note = (
+                    f"{self.labels[reference.key]} is timed again: ratios need it in the same rounds" if again else ""
+                )
                 self.listener.started(wanted, note)
                 self._time(wanted, reference, process, processes)
 
@@ -218,10 +221,11 @@ class _Run:
         self, wanted: list[Cell], reference: Cell, process: Callable[[str], Worker], processes: dict[str, Worker]
     ) -> None:
         started = _now()
-        cells = {cell.mechanism: cell for cell in (reference, *wanted)}
-        results = time_together(cells, reference.mechanism, process, self.config, self.listener.progress)
+        cells = {self.labels[cell.key]: cell for cell in (reference, *wanted)}
+        label = self.labels[reference.key]
+        results = time_together(cells, label, process, self.config, self.listener.progress)
         for cell in wanted:
-            result = results[cell.mechanism]
+            result = results[self.labels[cell.key]]
             if result.error is None:
                 self._record(cell, "ok", started, result.measurements, result.environment)
             else:

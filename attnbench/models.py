@@ -69,6 +69,14 @@ def create_model(
     return build(model.kind, model.config | changes, resolution, num_classes, **more)
 
 
+def mechanism_of(name: str, changes: dict[str, Any]) -> str:
+    """Return the mechanism of a published model; arguments among ``changes`` that it does not take are refused."""
+    from attnbench.published.families import design
+
+    model = published(name)
+    return design(model.kind, model.config | changes).mechanism
+
+
 def uniform_parts(name: str) -> tuple[str, str]:
     """Return mechanism and size of ``uniform:<mechanism>_<size>``."""
     mechanism, _, size = name.removeprefix(UNIFORM).rpartition("_")

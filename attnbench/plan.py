@@ -7,15 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from attnbench.config import RunConfig
+from attnbench.contenders import Contender, contenders, label_of, named_mechanisms
 from attnbench.environment import resolve_device, usable_cores
 from attnbench.errors import UserError, unknown
 from attnbench.record import Cell
-from attnbench.registry import MECHANISMS, TASKS
+from attnbench.registry import TASKS
 from attnbench.sizes import SIZES
+from attnbench.task_contract import Task
 
 LEAST_SIDE = 32
 PRECISIONS = ("fp32", "bf16")
-MEASURES = ("cost", "accuracy")
+COSTS = ("macs", "time", "memory")  # all of them: cost
+MEASURES = ("cost", *COSTS, "accuracy")
+IMAGENET = 1000  # classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Plan:
 
     config: RunConfig  # checked, nothing left to default
     cells: tuple[Cell, ...]
+    labels: dict[str, str]  # of the contender behind a cell, by the cell's key
+    mechanisms: tuple[str, ...]  # registered ones that the contenders are made of
 
 
 def parse_resolution(text: object) -> tuple[int, int]:
@@ -50,24 +56,28 @@ def plan(config: RunConfig) -> Plan:
     _check_numbers(config)
     device = resolve_device(config.device)
     threads = config.threads or usable_cores()
+    found = contenders(config)
     config = replace(
         config,
+        mechanisms=named_mechanisms(config),
         resolutions=["x".join(map(str, item)) for item in resolutions],
         device=device,
         threads=threads,
-        reference=config.reference or config.mechanisms[0],
+        reference=_reference(config, found),
     )
     tasks = {name: TASKS[name](config.data) for name in config.tasks}
-    common: dict[str, Any] = {"size": config.size, "device": device, "threads": threads}
-    cells: list[Cell] = []
+    common: dict[str, Any] = {"device": device, "threads": threads}
+    cells: list[tuple[str, Cell]] = []
     for name, task in tasks.items():
-        if "cost" in config.measure:  # of the model with the task's head
-            classes = config.num_classes or task.num_classes
-            cells += _cost_cells(config, resolutions, common | {"task": name, "num_classes": classes})
+        if set(config.measure) & {"cost", *COSTS}:  # of the model with the task's head
+            classes = config.num_classes or _classes(config, found, task)
+            cells += _cost_cells(config, found, resolutions, common | {"task": name, "num_classes": classes})
         if "accuracy" in config.measure:
             data = {"task": name, "data": task.identity, "num_classes": task.num_classes}
-            cells += _accuracy_cells(config, resolutions, common | data)
-    return Plan(config, tuple(cells))
+            cells += _accuracy_cells(config, found, resolutions, common | data)
+    labels = {cell.key: label for label, cell in cells}
+    mechanisms = dict.fromkeys(module for item in found for module in item.modules)
+    return Plan(config, tuple(cell for _, cell in cells), labels, tuple(mechanisms))
 
 
 def training_of(cell: Cell) -> Cell:
@@ -75,36 +85,63 @@ def training_of(cell: Cell) -> Cell:
     return replace(cell, probe="training", resolution=cell.train_resolution or cell.resolution)
 
 
-def _cost_cells(config: RunConfig, resolutions: list[tuple[int, int]], common: dict[str, Any]) -> Iterable[Cell]:
-    def cell(probe: Any, name: str, resolution: tuple[int, int], **more: Any) -> Cell:
-        return Cell(probe, name, resolution=resolution, settings=_settings(config, name), **common, **more)
+def _classes(config: RunConfig, found: tuple[Contender, ...], task: Task) -> int:
+    """Return the classes of cost cells: the data's, or those of ImageNet where published models meet no data."""
+    data = config.data is not None or "accuracy" in config.measure
+    return task.num_classes if data or not any(item.is_model for item in found) else IMAGENET
+
+
+def _reference(config: RunConfig, found: tuple[Contender, ...]) -> str:
+    labels = [item.label for item in found]
+    if config.reference is None:
+        return labels[0]
+    if config.reference in labels:
+        return config.reference
+    label = label_of(config.reference, config)
+    if label not in labels:
+        raise UserError(
+            f"reference {config.reference!r} is not among the mechanisms and models of this run: {', '.join(labels)}"
+        )
+    return label
+
+
+def _cost_cells(
+    config: RunConfig, found: tuple[Contender, ...], resolutions: list[tuple[int, int]], common: dict[str, Any]
+) -> Iterable[tuple[str, Cell]]:
+    def cell(probe: Any, item: Contender, resolution: tuple[int, int], **more: Any) -> tuple[str, Cell]:
+        own: dict[str, Any] = {"size": item.size, "settings": item.settings}
+        return item.label, Cell(probe, item.mechanism, resolution=resolution, **own, **common, **more)
 
     batch = {"batch_size": config.batch_size, "precision": config.precision}
     timing = asdict(config.timing)
-    for name in config.mechanisms:
-        yield from (cell("macs", name, item, precision=config.precision) for item in resolutions)
-    for item in resolutions:
-        for name in config.mechanisms:
-            yield cell("latency", name, item, reference=config.reference, timing=timing, **batch)
-    for item in resolutions:
-        for name in config.mechanisms:
-            yield cell("memory_inference", name, item, **batch)
-            yield cell("memory_training", name, item, **batch)
+    wanted = set(COSTS) if "cost" in config.measure else set(config.measure)
+    for item in found if "macs" in wanted else ():
+        yield from (cell("macs", item, resolution, precision=config.precision) for resolution in resolutions)
+    for resolution in resolutions if "time" in wanted else ():
+        for item in found:
+            yield cell("latency", item, resolution, reference=config.reference, timing=timing, **batch)
+    for resolution in resolutions if "memory" in wanted else ():
+        for item in found:
+            yield cell("memory_inference", item, resolution, **batch)
+            yield cell("memory_training", item, resolution, **batch)
 
 
-def _accuracy_cells(config: RunConfig, resolutions: list[tuple[int, int]], common: dict[str, Any]) -> Iterable[Cell]:
+def _accuracy_cells(
+    config: RunConfig, found: tuple[Contender, ...], resolutions: list[tuple[int, int]], common: dict[str, Any]
+) -> Iterable[tuple[str, Cell]]:
     recipe = asdict(config.recipe)
     each = config.train_resolution == "each"
     smallest = min(resolutions, key=math.prod)
     chosen = smallest if each or config.train_resolution is None else parse_resolution(config.train_resolution)
-    for name in config.mechanisms:
+    for contender in found:
         for seed in range(config.seeds):
             cells = [
                 Cell(
                     "accuracy",
-                    name,
+                    contender.mechanism,
+                    size=contender.size,
                     resolution=item,
-                    settings=_settings(config, name),
+                    settings=contender.settings,
                     seed=seed,
                     train_resolution=item if each else chosen,
                     recipe=recipe,
@@ -119,12 +156,8 @@ def _accuracy_cells(config: RunConfig, resolutions: list[tuple[int, int]], commo
             for cell in cells:
                 if training_of(cell) not in trained:
                     trained.append(training_of(cell))
-                    yield trained[-1]
-                yield cell
-
-
-def _settings(config: RunConfig, mechanism: str) -> dict[str, Any]:
-    return dict(config.settings.get(mechanism) or {})
+                    yield contender.label, trained[-1]
+                yield contender.label, cell
 
 
 def _check_names(config: RunConfig) -> None:
@@ -136,7 +169,7 @@ def _check_names(config: RunConfig) -> None:
         for name in given:
             if name not in known:
                 raise unknown(title, str(name), known)
-    for title, names in (("mechanisms", config.mechanisms), ("tasks", config.tasks), ("measure", config.measure)):
+    for title, names in (("tasks", config.tasks), ("measure", config.measure)):
         if not names:
             raise UserError(f"{title}: at least one is needed")
         _unique(title, names)
@@ -144,17 +177,6 @@ def _check_names(config: RunConfig) -> None:
         TASKS[name]
     if config.train_resolution not in (None, "each"):
         parse_resolution(config.train_resolution)
-    _check_mechanisms(config)
-
-
-def _check_mechanisms(config: RunConfig) -> None:
-    for name in config.mechanisms:
-        MECHANISMS[name].configure(**_settings(config, name))
-    for name in config.settings:
-        if name not in config.mechanisms:
-            raise UserError(f"settings are given for {name!r}, which is not among the mechanisms of this run")
-    if config.reference is not None and config.reference not in config.mechanisms:
-        raise UserError(f"reference {config.reference!r} is not among the mechanisms of this run: {config.mechanisms}")
 
 
 def _check_numbers(config: RunConfig) -> None:

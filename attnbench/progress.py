@@ -88,13 +88,13 @@ class Progress:
 
     def _seconds(self, cell: Cell) -> float:
         """Guess how long ``cell`` takes; only the proportions matter once something is finished."""
-        size = SIZES[cell.size]
+        size = SIZES.get(cell.size, SIZES["tiny"])  # most models by name are about as large
         linear = 0.75 * size.dim**2 * sum(size.depths) * math.prod(cell.resolution)  # 12 C² a token, stage by stage
         forward = self.macs.get((cell.mechanism, cell.resolution), 1.3 * linear) / MACS_PER_SECOND
         batch = cell.batch_size or 1
         if cell.probe == "training":
             return START + 3 * forward * float((cell.recipe or {}).get("samples", 0))
-        contenders = len(self.config.mechanisms) + 1
+        contenders = len(self.config.mechanisms or ()) + len(self.config.models) + 1
         return {
             "macs": START / 2,
             "latency": START + 1.3 * self.config.timing.budget / contenders + 8 * forward * batch,
@@ -108,9 +108,14 @@ class Progress:
 
 
 def _title(cells: list[Cell]) -> str:
-    names = ", ".join(dict.fromkeys(cell.mechanism for cell in cells))
+    names = ", ".join(dict.fromkeys(map(_name, cells)))
     sizes = ", ".join(dict.fromkeys("x".join(map(str, cell.resolution)) for cell in cells))
     return f"{cells[0].probe.replace('_', ' ')} of {names} at {sizes}"
+
+
+def _name(cell: Cell) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in cell.settings.items())
+    return f"{cell.mechanism}({settings})" if settings else cell.mechanism
 
 
 def _clock(seconds: float) -> str:
