@@ -89,7 +89,7 @@ class Architecture:
     mlp: Callable[[int, float], Mlp] = Mlp  # from width and ratio
     norm_eps: float = 1e-5  # of the norms in blocks, between stages and in the head
     layer_scale: float | None = None  # where the factors on a block's branches begin; None: there are none
-    positions: bool = False  # a learned position embedding per stage, of the build resolution
+    positions: tuple[int, ...] = ()  # stages with a learned position embedding, of the build resolution
     class_token: bool = False  # in the last stage
     stage_norms: bool = False  # a norm after each stage
     weight_std: float | None = None  # of initial linear weights; None: LeCun's fan-in rule

@@ -86,7 +86,7 @@ class Backbone(nn.Module):
             rates = [drop_path * (sum(depths[:stage]) + block) / max(sum(depths) - 1, 1) for block in range(depth)]
             blocks = [Block(architecture, stage, build(slot), rate) for slot, rate in zip(slots, rates, strict=True)]
             self.blocks.append(nn.ModuleList(blocks))
-        shapes = [(1, *grid, dim) for grid, dim in zip(grids, dims, strict=True)] if architecture.positions else []
+        shapes = [(1, *grids[stage], dims[stage]) for stage in architecture.positions]
         self.positions = nn.ParameterList(nn.init.trunc_normal_(torch.empty(shape), std=0.02) for shape in shapes)
         if architecture.class_token:  # with its position, which the others' is interpolated without
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dims[-1]), std=0.02))
@@ -145,8 +145,8 @@ class Backbone(nn.Module):
             if stage:
                 x = self.norms[stage - 1](x) if self.norms else x
                 x = self.merging[stage - 1](x)
-            if self.positions:
-                x = x + _resized(self.positions[stage], x.shape[1:3])
+            if stage in self.architecture.positions:
+                x = x + _resized(self.positions[self.architecture.positions.index(stage)], x.shape[1:3])
             if self._has_token(stage):
                 x, token = self._with_token(x, cast(nn.ModuleList, blocks))
             else:

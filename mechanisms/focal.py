@@ -50,6 +50,7 @@ class FocalSettings:
     shift: bool = False  # odd blocks shift by half a window
     expand_layer: str = "all"  # blocks that expand: all; even: all but those of even index; odd: all but those of odd
     border: str = "masked"  # masked, wrapped
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.expand < 0 or self.levels < 1:
@@ -87,7 +88,7 @@ class FocalAttention(nn.Module):
         self.border = BORDERS[settings.border].fit(settings.window, expand, shift, regions, slot.grid)
         self.window, self.regions = self.border.window, regions
         self.side = self.window + 2 * self.border.expand  # of the fine region
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
+        self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.pool_layers = nn.ModuleList(
             WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
@@ -101,12 +102,13 @@ class FocalAttention(nn.Module):
         qkv = pad_to_windows(self.qkv(x), self.window)
         (q,) = split_heads_by_window(qkv[..., :dim], self.window, parts=1, heads=self.heads)
         levels = [self.border.extend_fine(qkv[..., dim:])]
+        bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
         for pool, (side, count) in zip(self.pool_layers, self.regions, strict=True):
-            kv = F.linear(pool(x), self.qkv.weight[dim:], self.qkv.bias[dim:])  # pooled tokens ask nothing: no q
+            kv = F.linear(pool(x), self.qkv.weight[dim:], bias)  # pooled tokens ask nothing: no q
             levels.append(extend(kv, (side - count) // 2))
         k, v = gather_regions(levels, [(self.side, self.window), *self.regions], self.heads)
-        bias = self._bias()
-        out = attend_windows(q, k, v, bias, self.border.visible(height, width, x.device), self.border.hidden(bias))
+        scores = self._bias()
+        out = attend_windows(q, k, v, scores, self.border.visible(height, width, x.device), self.border.hidden(scores))
         out = merge_windows(out, self.window, columns=windows_along(width, self.window))
         return self.proj(self.border.leave(out, height, width))
 

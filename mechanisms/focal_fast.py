@@ -94,6 +94,7 @@ class NearestSettings:
     levels: int = 2  # the fine level and levels - 1 pooled ones
     pool: str = "fc"  # fc, conv, mean, max
     border: str = "masked"  # masked, attended
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.window < 1 or self.topk < 1 or self.levels < 1:
@@ -125,7 +126,7 @@ class NearestFocalAttention(nn.Module):
         self.border = BORDERS[settings.border](settings.window)
         cells = tuple(2**level for level in range(settings.levels - 1))
         self.selection = Selection(self.border, settings.topk, (settings.window, *cells))
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
+        self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.pool_layers = nn.ModuleList(
             WindowPool(settings.pool, slot.dim, settings.window, count, self.border.tiling) for count in cells
@@ -143,7 +144,8 @@ class NearestFocalAttention(nn.Module):
         qkv = pad_to_windows(self.qkv(x), self.window)
         (q,) = split_heads_by_window(qkv[..., :dim], self.window, parts=1, heads=self.heads)
         # Pooled tokens ask nothing: no q.
-        pooled = [F.linear(pool(x), self.qkv.weight[dim:], self.qkv.bias[dim:]) for pool in self.pool_layers]
+        bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
+        pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         k, v = self._gather([qkv[..., dim:], *pooled], height, width)
         # Windows join the heads, so that one bias serves every image of the batch; heads first, as the gather has them.
         out = F.scaled_dot_product_attention(q.transpose(1, 2).flatten(1, 2), k, v, attn_mask=self._bias(height, width))

@@ -64,6 +64,7 @@ class ReductionSettings:
 
     sr_ratio: int = 1  # side of the patch that becomes one key; 1 reduces nothing
     border: str = "padded"  # padded, dropped
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.sr_ratio < 1:
@@ -86,8 +87,8 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         self.heads = slot.heads
         self.sr_ratio, self.border = settings.sr_ratio, BORDERS[settings.border]
-        self.q = nn.Linear(slot.dim, slot.dim)
-        self.kv = nn.Linear(slot.dim, 2 * slot.dim)
+        self.q = nn.Linear(slot.dim, slot.dim, bias=settings.qkv_bias)
+        self.kv = nn.Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         if self.sr_ratio > 1:
             self.sr = nn.Conv2d(slot.dim, slot.dim, self.sr_ratio, stride=self.sr_ratio)

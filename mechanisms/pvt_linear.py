@@ -24,6 +24,7 @@ class PooledSettings:
     """Settings of one stage."""
 
     side: int = 7  # of the pooled map, in cells
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.side < 1:
@@ -37,8 +38,8 @@ class LinearReductionAttention(nn.Module):
     def __init__(self, slot: Slot, settings: PooledSettings) -> None:
         super().__init__()
         self.heads, self.side = slot.heads, settings.side
-        self.q = nn.Linear(slot.dim, slot.dim)
-        self.kv = nn.Linear(slot.dim, 2 * slot.dim)
+        self.q = nn.Linear(slot.dim, slot.dim, bias=settings.qkv_bias)
+        self.kv = nn.Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.sr = nn.Conv2d(slot.dim, slot.dim, 1)
         self.norm = nn.LayerNorm(slot.dim)

@@ -49,6 +49,7 @@ class WindowSettings:
     window: int = 7  # side, in tokens
     shift: bool = True  # odd blocks shift by half a window
     border: str = "masked"  # masked, shrunk
+    qkv_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -68,7 +69,7 @@ class ShiftedWindowAttention(nn.Module):
         self.heads = slot.heads
         shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
         self.window, self.shift = BORDERS[settings.border](settings.window, shift, slot.grid)
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
+        self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, slot.heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)

@@ -29,9 +29,7 @@ class Design:
 FIXED: Mapping[str, Any] = {
     "patch_size": 4,
     "in_chans": 3,
-    "qkv_bias": True,
     "qk_scale": None,
-    "ape": False,
     "patch_norm": True,
     "drop_rate": 0.0,
     "attn_drop_rate": 0.0,
@@ -51,6 +49,8 @@ class Focal:
     num_classes: int = 1000
     window_size: int = 7
     mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    ape: bool = False  # an absolute position embedding after the stem
     drop_path_rate: float = 0.1
     use_shift: bool = False
     focal_stages: list[int] = field(default_factory=lambda: EVERY)
@@ -85,6 +85,7 @@ class Focal:
             stem=stem,
             merging=Convolution(*merging, pre_norm=self.use_pre_norm),
             layer_scale=self.layerscale_value if self.use_layerscale else None,
+            positions=(0,) if self.ape else (),
             weight_std=STD,
         )
 
@@ -99,6 +100,7 @@ class Focal:
             "shift": self.use_shift,
             "expand_layer": self.expand_layer,
             "border": "wrapped",
+            "qkv_bias": self.qkv_bias,
         }
         return Design(self.architecture(), "focal", settings, self.num_classes, self.drop_path_rate)
 
@@ -119,6 +121,7 @@ class FocalFast(Focal):
             "levels": self.levels(),
             "pool": "fc" if self.focal_pool == "none" else self.focal_pool,
             "border": "attended",
+            "qkv_bias": self.qkv_bias,
         }
         return Design(self.architecture(), "focal_fast", settings, self.num_classes, self.drop_path_rate)
 
@@ -133,6 +136,8 @@ class Swin:
     num_classes: int = 1000
     window_size: int = 7
     mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    ape: bool = False  # an absolute position embedding after the stem
     drop_path_rate: float = 0.1
     use_shift: bool = True  # not an argument there: windows always shift; False is the paper's ablation
 
@@ -145,9 +150,10 @@ class Swin:
             mlp_ratios=(self.mlp_ratio,) * STAGES,
             stem=Convolution(4, 4),
             merging=Merging(),
+            positions=(0,) if self.ape else (),
             weight_std=STD,
         )
-        settings = {"window": self.window_size, "shift": self.use_shift, "border": "shrunk"}
+        settings = {"window": self.window_size, "shift": self.use_shift, "border": "shrunk", "qkv_bias": self.qkv_bias}
         return Design(architecture, "swin", settings, self.num_classes, self.drop_path_rate)
 
 
@@ -160,6 +166,7 @@ class Pvt:
     num_heads: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     mlp_ratios: list[float] = field(default_factory=lambda: [4, 4, 4, 4])
     sr_ratios: list[int] = field(default_factory=lambda: [8, 4, 2, 1])
+    qkv_bias: bool = False
     num_classes: int = 1000
     drop_path_rate: float = 0.0
 
@@ -177,9 +184,14 @@ class Pvt:
 
     def design(self) -> Design:
         """Return what the configuration means here."""
-        shape = {"stem": Convolution(4, 4), "merging": Convolution(2, 2), "positions": True, "class_token": True}
+        shape = {
+            "stem": Convolution(4, 4),
+            "merging": Convolution(2, 2),
+            "positions": (0, 1, 2, 3),
+            "class_token": True,
+        }
         architecture = self.architecture(**shape, head=ClassTokenHead)
-        settings = {"sr_ratio": self.sr_ratios, "border": "dropped"}
+        settings = {"sr_ratio": self.sr_ratios, "border": "dropped", "qkv_bias": self.qkv_bias}
         return Design(architecture, "pvt", settings, self.num_classes, self.drop_path_rate)
 
 
@@ -195,8 +207,10 @@ class PvtV2(Pvt):
         shape = {"stem": Convolution(7, 4, 3), "merging": Convolution(3, 2, 1), "stage_norms": True}
         architecture = self.architecture(**shape, mlp=mlp, head=ClassificationHead)
         if self.linear:
-            return Design(architecture, "pvt_linear", {}, self.num_classes, self.drop_path_rate)
-        settings = {"sr_ratio": self.sr_ratios, "border": "dropped"}
+            return Design(
+                architecture, "pvt_linear", {"qkv_bias": self.qkv_bias}, self.num_classes, self.drop_path_rate
+            )
+        settings = {"sr_ratio": self.sr_ratios, "border": "dropped", "qkv_bias": self.qkv_bias}
         return Design(architecture, "pvt", settings, self.num_classes, self.drop_path_rate)
 
 

@@ -24,6 +24,7 @@ class Rule:
 
 
 _WINDOWED = (
+    Rule("absolute_pos_embed", "positions.0", "map"),
     Rule("patch_embed.{rest}", "stem.{rest}"),
     Rule("layers.{stage}.downsample.{rest}", "merging.{stage}.{rest}"),
     Rule("layers.{stage}.blocks.{block}.pool_layers.{rest}", "blocks.{stage}.{block}.attn.pool_layers.{rest}"),

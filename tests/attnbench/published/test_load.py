@@ -37,7 +37,8 @@ def weights(kind: Kind, **config: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_name_of_ours_has_a_key_of_theirs_and_back(kind: Kind) -> None:
-    state = build(kind, SMALL[kind] | ({"use_layerscale": True} if kind == "focal" else {}), RESOLUTION).state_dict()
+    more = {"use_layerscale": True, "ape": True} if kind == "focal" else {}
+    state = build(kind, SMALL[kind] | more, RESOLUTION).state_dict()
     for name in state:
         assert name in [target for target, _ in ours(kind, theirs(kind, name))]
 
@@ -66,6 +67,32 @@ def test_a_missing_an_unexpected_and_a_misshapen_key_are_named(kind: Kind) -> No
                 translate(kind, given | {key: given[key].flatten()[:-1]}, expected)
     with pytest.raises(attnbench.UserError, match=r"model; unexpected: layers\.0\.surprise$"):
         translate(kind, given | {"layers.0.surprise": torch.zeros(1)}, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_without_biases_of_queries_keys_and_values_are_built_too(kind: Kind) -> None:
+    given = weights(kind, qkv_bias=False)
+    assert not [key for key in given if key.endswith(("qkv.bias", "q.bias", "kv.bias"))]
+    plain = attnbench.from_published(kind, SMALL[kind] | {"qkv_bias": False}, given, RESOLUTION)
+    zeros = build(kind, SMALL[kind] | {"qkv_bias": True}, RESOLUTION)
+    zeros.load_state_dict(plain.state_dict(), strict=False)  # their biases begin as zeros
+    images = torch.randn(1, 3, *RESOLUTION)
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(images), zeros.eval()(images), atol=1e-6, rtol=1e-6)
+
+
+def test_an_absolute_position_embedding_is_added_after_the_stem() -> None:
+    given = weights("swin", ape=True)
+    model = attnbench.from_published("swin", SMALL["swin"] | {"ape": True}, given, RESOLUTION)
+    without = {key: value for key, value in given.items() if key != "absolute_pos_embed"}
+    without["patch_embed.norm.bias"] = torch.ones(8)
+    same = given | {"absolute_pos_embed": torch.ones_like(given["absolute_pos_embed"])}
+    images = torch.randn(1, 3, *RESOLUTION)
+    shifted = attnbench.from_published("swin", SMALL["swin"], without, RESOLUTION)
+    constant = attnbench.from_published("swin", SMALL["swin"] | {"ape": True}, same, RESOLUTION)
+    with torch.inference_mode():
+        torch.testing.assert_close(constant(images), shifted(images), atol=1e-6, rtol=1e-6)
+        assert not torch.equal(model(images), constant(images))
 
 
 def test_many_faults_are_told_in_one_line() -> None:
