@@ -5,17 +5,18 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attnbench import __version__
+from attnbench import __version__, table_command
 from attnbench.errors import UserError
 
 if TYPE_CHECKING:
     from attnbench.record import Record
+    from attnbench.tables.measured import Interval, Key, Resolution
 
 OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 LISTS = ("mechanisms", "models", "tasks", "sizes", "presets")
@@ -73,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("attnbench", description="Compare attention mechanisms in one backbone.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"attnbench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="run | list | report")
+    commands = parser.add_subparsers(required=True, metavar="run | table | eval | list | report")
     run = commands.add_parser("run", help="measure, train, score, report", allow_abbrev=False)
     for flag, key, kind, metavar, text in FLAGS:
         run.add_argument(flag, dest=key, type=_comma_list if kind == "list" else kind, metavar=metavar, help=text)
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a run's table, report and figures again", allow_abbrev=False)
     report.add_argument("folder", type=Path, metavar="DIR")
     report.set_defaults(function=_report)
+    table_command.add_parser(commands, _table)
     for command in (run, listing, report):
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -145,6 +147,15 @@ def _report(options: argparse.Namespace) -> int:
     report.write(options.folder, records, text)
     _show(records, options.json)
     return OK
+
+
+def _table(options: argparse.Namespace) -> int:
+    def timing(models: Sequence[str], resolutions: "Sequence[Resolution]") -> "Mapping[Key, Interval]":
+        from attnbench.table_timing import TINY, time_models
+
+        return time_models([models[0], *TINY] if options.models is None else models, resolutions)
+
+    return table_command.run_table(options, timing)
 
 
 def _show(records: "list[Record]", as_json: bool) -> None:

@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import InterpolationMode, v2
 
 from attnbench.errors import UserError
 from attnbench.task_contract import Split
 
 LAYOUT = "expected train/<class>/* and val/<class>/*"
+# torchvision, which takes two seconds to import, is imported where it is used: the embedded data do without it.
 UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error)
 
 
@@ -49,6 +48,8 @@ class Folder:
         self, index: int, resolution: tuple[int, int], scale: float, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], int]:
         """Return a random crop of at least ``scale`` of the area, maybe mirrored, (H, W, 3), and its label."""
+        from torchvision.transforms import InterpolationMode, v2
+
         path, label = self._files["train"][index]
         augment = v2.Compose(
             [
@@ -71,7 +72,7 @@ class Folder:
                 raise UserError(f"class {folder.name!r} of {str(path / split)!r} is not among those of train")
             files = sorted(_images(folder))
             if not files:
-                raise UserError(f"class folder {str(folder)!r} holds no image; known are {', '.join(IMG_EXTENSIONS)}")
+                raise UserError(f"class folder {str(folder)!r} holds no image; known are {', '.join(_extensions())}")
             label = self.classes.index(folder.name)
             yield from ((file, label) for file in files)
 
@@ -121,14 +122,21 @@ def _subfolders(path: Path, split: Split) -> list[Path]:
 
 def _images(folder: Path) -> Iterator[Path]:
     """Yield the images at any depth; linked folders are followed, each once."""
-    seen = {folder.resolve()}
+    seen, extensions = {folder.resolve()}, _extensions()
     for parent, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
         places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for place, name in places.items() if place not in seen]
         seen.update(places)
         for name in files:
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith("."):
+            if name.lower().endswith(extensions) and not name.startswith("."):
                 yield Path(parent, name)
+
+
+def _extensions() -> tuple[str, ...]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    found: tuple[str, ...] = IMG_EXTENSIONS
+    return found
 
 
 def _stop(error: OSError) -> None:

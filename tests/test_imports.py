@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "record", "config", "contract", "task_contract", "sizes"},
-    {"declarations", "registry", "layers", "store", "environment"},
-    {"backbone", "measure", "train", "plan", "report", "conf", "compose"},
-    {"execute", "worker", "process", "timing", "harness", "listing"},
-    {"progress", "cli", "__init__"},
+    {"errors", "names", "record", "config", "contract", "task_contract", "sizes"},
+    {"declarations", "registry", "layers", "architecture", "store", "environment"},
+    {"backbone", "measure", "train", "plan", "report", "conf", "compose", "published", "models", "contenders"},
+    {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_command"},
+    {"progress", "table_timing", "cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 CORE = sorted((ROOT / "attnbench").rglob("*.py"))
