@@ -38,7 +38,10 @@ class Listener(Protocol):
     def planned(self, folder: Path, cells: list[Cell], done: int) -> None:
         """Take the cells to run, beside the ``done`` ones that are recorded already."""
 
-    def started(self, cells: list[Cell], note: str) -> None:
+    def note(self, text: str) -> None:
+        """Take what a user should know."""
+
+    def started(self, cells: list[Cell]) -> None:
         """Take the cells that run now (several, when they are timed together)."""
 
     def progress(self, share: float) -> None:
@@ -54,7 +57,10 @@ class Silent:
     def planned(self, folder: Path, cells: list[Cell], done: int) -> None:
         """Ignore."""
 
-    def started(self, cells: list[Cell], note: str) -> None:
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+    def started(self, cells: list[Cell]) -> None:
         """Ignore."""
 
     def progress(self, share: float) -> None:
@@ -129,7 +135,7 @@ class _Run:
     def __init__(self, planned: Plan, folder: Path, store: Store, listener: Listener, template: Template) -> None:
         from attnbench.execute import Context  # here, so that listing and reporting load no torch
 
-        self.config, self.cells, self.labels = planned.config, planned.cells, planned.labels
+        self.config, self.cells, self.labels, self.notes = planned.config, planned.cells, planned.labels, planned.notes
         self.store, self.listener, self.template = store, listener, template
         self.folder = folder
         self.weights = folder / WEIGHTS
@@ -141,11 +147,13 @@ class _Run:
     def all_cells(self) -> None:
         todo = [cell for cell in self.cells if not self._is_done(cell)]
         self.listener.planned(self.folder, todo, len(self.cells) - len(todo))
+        for text in self.notes if any(cell.probe == "training" for cell in todo) else ():
+            self.listener.note(text)
         self._macs([cell for cell in todo if cell.probe == "macs"])
         self._latencies([cell for cell in todo if cell.probe == "latency"])
         for cell in todo:
             if cell.probe in ("memory_inference", "memory_training"):
-                self.listener.started([cell], "")
+                self.listener.started([cell])
                 self._in_fresh_worker([cell])
         self._accuracies([cell for cell in todo if cell.probe in ("training", "accuracy")])
 
@@ -159,7 +167,7 @@ class _Run:
     def _macs(self, cells: list[Cell]) -> None:
         for label in dict.fromkeys(self.labels[cell.key] for cell in cells):
             own = [cell for cell in cells if self.labels[cell.key] == label]
-            self.listener.started(own, "")
+            self.listener.started(own)
             self._in_fresh_worker(own)
 
     def _accuracies(self, cells: list[Cell]) -> None:
@@ -173,7 +181,7 @@ class _Run:
             process: Worker | None = None
             for cell in cells:
                 if cell.probe in ("training", "accuracy"):
-                    self.listener.started([cell], "")
+                    self.listener.started([cell])
                 started = _now()
                 blocked = self.failed.get(training_of(cell).key) if cell.probe == "accuracy" else None
                 if blocked:
@@ -210,11 +218,10 @@ class _Run:
                     if (cell.probe, cell.resolution, cell.task) == ("latency", resolution, task)
                     and self.labels[cell.key] == cell.reference
                 )
-                again = reference not in wanted
-                note = (
-                    f"{self.labels[reference.key]} is timed again: ratios need it in the same rounds" if again else ""
-                )
-                self.listener.started(wanted, note)
+                if reference not in wanted:
+                    label = self.labels[reference.key]
+                    self.listener.note(f"{label} is timed again: ratios need it in the same rounds")
+                self.listener.started(wanted)
                 self._time(wanted, reference, process, processes)
 
     def _time(

@@ -20,6 +20,7 @@ PRECISIONS = ("fp32", "bf16")
 COSTS = ("macs", "time", "memory")  # all of them: cost
 MEASURES = ("cost", *COSTS, "accuracy")
 IMAGENET = 1000  # classes
+FEW_EPOCHS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Plan:
     cells: tuple[Cell, ...]
     labels: dict[str, str]  # of the contender behind a cell, by the cell's key
     mechanisms: tuple[str, ...]  # registered ones that the contenders are made of
+    notes: tuple[str, ...] = ()  # what a user should know before it runs
 
 
 def parse_resolution(text: object) -> tuple[int, int]:
@@ -77,7 +79,8 @@ def plan(config: RunConfig) -> Plan:
             cells += _accuracy_cells(config, found, resolutions, common | data)
     labels = {cell.key: label for label, cell in cells}
     mechanisms = dict.fromkeys(module for item in found for module in item.modules)
-    return Plan(config, tuple(cell for _, cell in cells), labels, tuple(mechanisms))
+    notes = tuple(_notes(config, tasks)) if "accuracy" in config.measure else ()
+    return Plan(config, tuple(cell for _, cell in cells), labels, tuple(mechanisms), notes)
 
 
 def training_of(cell: Cell) -> Cell:
@@ -89,6 +92,18 @@ def _classes(config: RunConfig, found: tuple[Contender, ...], task: Task) -> int
     """Return the classes of cost cells: the data's, or those of ImageNet where published models meet no data."""
     data = config.data is not None or "accuracy" in config.measure
     return task.num_classes if data or not any(item.is_model for item in found) else IMAGENET
+
+
+def _notes(config: RunConfig, tasks: dict[str, Task]) -> Iterable[str]:
+    """Say where a training of the user's own data is too short to compare anything."""
+    samples, size = config.recipe.samples, config.recipe.batch_size
+    for task in tasks.values():
+        if config.data is not None and samples < FEW_EPOCHS * task.train_images:
+            steps = math.ceil(FEW_EPOCHS * task.train_images / size)
+            yield (
+                f"recipe.samples={samples} are {samples / task.train_images:.1f} epochs of {task.train_images} images: "
+                f"enough to see it run, not to compare; --steps {steps} are {FEW_EPOCHS} epochs"
+            )
 
 
 def _reference(config: RunConfig, found: tuple[Contender, ...]) -> str:

@@ -51,11 +51,13 @@ class Progress:
         already = f", {done} done before" if done else ""
         self._print(f"attnbench: {len(cells)} cells{already}; records go to {folder}")
 
-    def started(self, cells: list[Cell], note: str) -> None:
+    def note(self, text: str) -> None:
+        """Show what a user should know."""
+        self._print(f"note: {text}")
+
+    def started(self, cells: list[Cell]) -> None:
         """Show what runs now."""
         self.running = cells
-        if note:
-            self._print(f"note: {note}")
         self.bar.update(self.line, description=_title(cells))
         self.progress(0.0)
 

@@ -34,6 +34,7 @@ class Task(Protocol):
     headline: str  # a key of METRICS
     identity: str  # of the data: name and version, or a hash of the folder's content
     num_classes: int
+    train_images: int  # how many there are
 
     def __init__(self, data: str | None) -> None:
         """Open the data at ``data``, or the embedded data; what is missing or malformed is a ``UserError``."""

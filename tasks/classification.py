@@ -64,6 +64,7 @@ class Classification:
         self.source: Source = Shapes() if data is None else Folder(Path(data))
         self.identity = self.source.identity
         self.num_classes = len(self.source.classes)
+        self.train_images = self.source.count("train")
 
     @staticmethod
     def head(channels: tuple[int, ...], num_classes: int) -> ClassificationHead:

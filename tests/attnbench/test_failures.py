@@ -74,15 +74,15 @@ def test_every_failure_is_a_row_with_its_reason_and_the_reference_goes_on(tmp_pa
 
 
 def test_without_its_reference_a_contender_has_times_and_no_ratio(tmp_path: Path) -> None:
-    records = run(tmp_path, 120, mechanisms=["raising", "identity"], resolutions=["32"], measure=["cost"])
+    records = run(tmp_path, 120, mechanisms=["raising", "identity"], resolutions=["32"], measure=["time"])
     (timed,) = [item for item in records if item["cell"]["probe"] == "latency" and item["status"] == "ok"]
     assert {item["metric"] for item in timed["measurements"]} == {"latency", "throughput"}
 
 
 def test_a_cell_that_hangs_ends_at_its_timeout(tmp_path: Path) -> None:
-    records = run(tmp_path, 8, mechanisms=["identity", "hanging"], resolutions=["32"], measure=["cost"])
+    records = run(tmp_path, 6, mechanisms=["identity", "hanging"], resolutions=["32"], measure=["time"])
     statuses = {(item["cell"]["mechanism"], item["cell"]["probe"]): item["status"] for item in records}
-    assert statuses["hanging", "latency"] == statuses["hanging", "memory_inference"] == "timeout"
+    assert statuses["hanging", "latency"] == "timeout"
     assert statuses["identity", "latency"] == "ok"
 
 

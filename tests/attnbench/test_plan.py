@@ -148,3 +148,20 @@ def test_a_value_that_cannot_be_run_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=re.escape(message)):
         plan(configured(**values))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_of_few_epochs_on_own_data_is_noted_with_the_steps_that_would_do(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (8, 8)).save(tmp_path / split / name / f"{index}.png")
+    short = plan(configured(data=str(tmp_path), recipe=Recipe(samples=32, batch_size=16)))
+    assert [*short.notes] == [
+        "recipe.samples=32 are 4.0 epochs of 8 images: enough to see it run, not to compare; --steps 6 are 12 epochs"
+    ]
+    assert plan(configured(data=str(tmp_path), recipe=Recipe(samples=96, batch_size=16))).notes == ()
+    assert plan(configured(data=str(tmp_path), measure=["cost"], recipe=Recipe(samples=32))).notes == ()
+    assert plan(configured()).notes == ()
