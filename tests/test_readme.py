@@ -1,6 +1,7 @@
 """The README: its commands are the agreed ones, its code runs, its table and definitions are the project's own."""
 
 import csv
+import json
 import re
 import shlex
 import subprocess
@@ -36,7 +37,7 @@ def test_the_tests_command_is_what_ci_runs() -> None:
 
 
 def test_every_attnbench_command_in_the_text_parses() -> None:
-    commands = re.findall(r"`(attnbench (?:run|list|report) [^`]*)`", README)
+    commands = re.findall(r"`(attnbench (?:run|list|report|table|eval) [^`]*)`", README)
     assert len(commands) >= 4
     for command in commands:
         words = shlex.split(command)[1:]
@@ -74,6 +75,14 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "full" in result.stdout
     assert "pvt" in result.stdout
+
+
+def test_the_published_example_prints_the_authors_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(python_block("create_model("), {})  # noqa: S102 (our own text)
+    parameters, macs = map(int, capsys.readouterr().out.split())
+    counts = json.loads((ROOT / "tests" / "golden" / "published_models.json").read_text(encoding="utf-8"))
+    assert parameters == counts["focal_tiny"]["params"]["224"]
+    assert 0.99 < macs / counts["focal_tiny"]["traced_macs"]["224"] < 1
 
 
 @pytest.mark.parametrize("name", METRICS)
