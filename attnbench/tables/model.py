@@ -7,6 +7,7 @@ from typing import Final
 REPRODUCES: Final = "reproduces"
 DIFFERS: Final = "differs"
 DIFFERS_HERE: Final = "differs here"  # of a speed, which another machine may change
+INCONCLUSIVE: Final = "inconclusive"  # of a speed: the interval has room for both
 EQUAL: Final = "equal"
 REFERENCE: Final = "reference"  # 1 by definition, no finding
 NOT_MEASURED: Final = "not measured"

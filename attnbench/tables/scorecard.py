@@ -9,16 +9,27 @@ from attnbench.tables.claims import Claim, claims
 from attnbench.tables.figures import Figure
 from attnbench.tables.layout import FIELDS
 from attnbench.tables.measured import Interval, Measured
-from attnbench.tables.model import DIFFERS, EQUAL, FAILED, NOT_MEASURED, NOT_PRINTED, REFERENCE, REPRODUCES, Cell, Table
+from attnbench.tables.model import (
+    DIFFERS,
+    EQUAL,
+    FAILED,
+    INCONCLUSIVE,
+    NOT_MEASURED,
+    NOT_PRINTED,
+    REFERENCE,
+    REPRODUCES,
+    Cell,
+    Table,
+)
 from attnbench.tables.page import Column, Grid, Page
-from attnbench.tables.verdict import judge_setting
+from attnbench.tables.verdict import WIDE, judge_setting
 
 HOLDS: Final = "holds"
 FAILS: Final = "does not hold here"
 UNKNOWN: Final = "not measurable here"
 SOME: Final = "some sources"
-STATES: Final = (REPRODUCES, SOME, DIFFERS, FAILED, NOT_MEASURED, NOT_PRINTED)
-_TRIED: Final = (REPRODUCES, SOME, DIFFERS, FAILED)
+STATES: Final = (REPRODUCES, SOME, DIFFERS, INCONCLUSIVE, FAILED, NOT_MEASURED, NOT_PRINTED)
+_TRIED: Final = (REPRODUCES, SOME, DIFFERS, INCONCLUSIVE, FAILED)
 _HEADERS: Final = {SOME: "partly", NOT_MEASURED: "unmeasured", NOT_PRINTED: "unprinted"}
 _SCALES: Final = {"parameters": 1e-6, "macs": 1e-9, "top1": 100.0, "throughput": 1.0}
 _UNITS: Final = {"parameters": "M", "macs": "G", "top1": "%", "throughput": "x Swin-T"}
@@ -73,13 +84,14 @@ def state(cell: Cell) -> str | None:
         return None
     agreeing = verdicts & {REPRODUCES, EQUAL}
     if not agreeing:
-        return DIFFERS
+        return INCONCLUSIVE if INCONCLUSIVE in verdicts else DIFFERS
     return REPRODUCES if agreeing == verdicts else SOME
 
 
 def _covers(values: Sequence[Interval], stated: float) -> bool:
     over, under = values
-    return over.low / under.high <= stated <= over.high / under.low
+    low, high = over.low / under.high, over.high / under.low
+    return low <= stated <= high <= WIDE**2 * low
 
 
 def _counts(tables: Sequence[Table]) -> Iterator[tuple[str, str, Mapping[str, int]]]:
@@ -103,7 +115,7 @@ def _counts(tables: Sequence[Table]) -> Iterator[tuple[str, str, Mapping[str, in
 def _count_grid(counted: Sequence[tuple[str, str, Mapping[str, int]]]) -> Grid:
     total = {name: sum(states[name] for _, _, states in counted) for name in STATES}
     lines = [*counted, ("all", "cells", total)]
-    used = [name for name in STATES if total[name] or name != FAILED]
+    used = [name for name in STATES if total[name] or name not in (FAILED, INCONCLUSIVE)]
     columns = (Column("table"), Column("quantity"), *(Column(_HEADERS.get(name, name), right=True) for name in used))
     rows = tuple(((table,), (name,), *((str(states[key]),) for key in used)) for table, name, states in lines)
     return Grid(columns, rows, "Cells")

@@ -2,18 +2,30 @@
 
 from decimal import ROUND_HALF_DOWN, ROUND_HALF_UP, Decimal, InvalidOperation
 
-from attnbench.tables.model import DIFFERS, DIFFERS_HERE, EQUAL, REFERENCE, REPRODUCES, Here, Quantity, Reported
+from attnbench.tables.model import (
+    DIFFERS,
+    DIFFERS_HERE,
+    EQUAL,
+    INCONCLUSIVE,
+    REFERENCE,
+    REPRODUCES,
+    Here,
+    Quantity,
+    Reported,
+)
 
 RULE = (
     "Verdicts, one per printed value: 'reproduces' where the value measured here rounds to the printed digits or lies "
     "within 1 % of them; 'differs' otherwise; accuracy reproduces where it rounds to the printed digits or lies within "
     "0.1 points. Ratio is measured over reported. MACs are of one image; papers call them FLOPs."
 )
+WIDE = 1.25  # an interval that reaches farther, as a factor, can neither confirm nor refute
 RATIO_RULE = (
     "Throughput ratios are to Swin-Tiny of the same source and resolution, and of the same run here, with 95 % "
     "interval: images per second are never compared across hardware. 'reproduces' where the interval covers the "
     "reported ratio or the estimate lies within 10 % of it; 'differs here' otherwise: the hardware differs, so this "
-    "is no verdict on the paper."
+    "is no verdict on the paper. 'inconclusive' where the interval covers the reported ratio and reaches more than "
+    "25 % away from the estimate."
 )
 
 
@@ -58,6 +70,8 @@ def judge_ratio(quantity: Quantity, reported: Reported, here: Here) -> str:
     low, high = (here.value if end is None else end for end in (here.low, here.high))
     covered = low <= target <= high
     near = abs(here.value - target) <= quantity.relative * abs(target)
+    if covered and max(here.value / low, high / here.value) > WIDE:
+        return INCONCLUSIVE
     return REPRODUCES if covered or near else DIFFERS_HERE
 
 

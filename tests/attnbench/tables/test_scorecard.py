@@ -68,8 +68,10 @@ def test_a_ratio_holds_within_its_tolerance_or_where_the_interval_covers_it() ->
     claim = the("Throughput of Focal-T over Swin-T at 224")
     assert scorecard.judge(claim, timed(focal_tiny_224=1 / 0.45)) == "holds"
     assert scorecard.judge(claim, timed(focal_tiny_224=1 / 0.50)) == "does not hold here"
-    wide = Measured(time_ratios={("focal_tiny", AT): Interval(2.0, 1.5, 2.5)})
+    wide = Measured(time_ratios={("focal_tiny", AT): Interval(2.0, 1.65, 2.4)})
     assert scorecard.judge(claim, wide) == "holds"
+    useless = Measured(time_ratios={("focal_tiny", AT): Interval(2.0, 1.0, 4.0)})
+    assert scorecard.judge(claim, useless) == "does not hold here"
     assert scorecard.judge(claim, timed(focal_tiny_448=2.0)) == "not measurable here"
 
 

@@ -76,6 +76,9 @@ def test_more_than_the_tolerance_off_is_different(excess: float) -> None:
         (Here(0.42, 0.40, 0.44), "reproduces"),  # covered
         (Here(0.46, 0.455, 0.465), "reproduces"),  # within 10 %
         (Here(0.50, 0.41, 0.59), "reproduces"),  # wide, but covers
+        (Here(0.50, 0.35, 0.55), "inconclusive"),  # covers, as it would much else
+        (Here(0.43, 0.05, 4.00), "inconclusive"),
+        (Here(0.60, 0.44, 1.90), "differs here"),
         (Here(0.47, 0.465, 0.475), "differs here"),
         (Here(0.37, None, None), "differs here"),
     ],
