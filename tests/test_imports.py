@@ -12,8 +12,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "names", "record", "config", "contract", "task_contract", "sizes"},
     {"declarations", "registry", "layers", "architecture", "store", "environment"},
-    {"backbone", "measure", "train", "plan", "report", "conf", "compose", "published", "models", "contenders"},
-    {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_command"},
+    {"backbone", "measure", "train", "plan", "report", "conf", "compose", "published", "models", "contenders"}
+    | {"checkpoints", "weights"},
+    {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_command"}
+    | {"evaluation", "eval_command", "timm_models"},
     {"progress", "table_timing", "cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -72,7 +74,15 @@ def test_the_packages_listed_for_installation_are_the_folders_that_hold_code() -
 
 
 @pytest.mark.parametrize(
-    "module", ["attnbench", "attnbench.cli", "attnbench.store", "attnbench.report", "attnbench.listing"]
+    "module",
+    [
+        "attnbench",
+        "attnbench.cli",
+        "attnbench.store",
+        "attnbench.report",
+        "attnbench.listing",
+        "attnbench.eval_command",
+    ],
 )
 def test_light_modules_import_neither_torch_nor_pandas_nor_seaborn(module: str) -> None:
     heavy = ("torch", "pandas", "seaborn", "matplotlib", "timm", "hydra")
