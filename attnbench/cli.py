@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attnbench import __version__, table_command
+from attnbench import __version__, eval_command, table_command
 from attnbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, metavar="DIR")
     report.set_defaults(function=_report)
     table_command.add_parser(commands, _table)
+    eval_command.add_parser(commands)
     for command in (run, listing, report):
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         command.add_argument("--debug", action="store_true", help="show tracebacks")

@@ -16,10 +16,9 @@ from torch import Tensor
 from attnbench.errors import UserError
 
 from ._pooling import CentredCells, PresentCells
-from ._windows import cached_constant, pad_to_windows, same_window, windows_along
+from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, same_window, windows_along
 
 Regions = tuple[tuple[int, int], ...]  # per pooled level: side of the attended region, and cells to a window's side
-AUTHORS_MASK = -100.0  # what the authors add to the score of a key that is to be hidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+AUTHORS_MASK = -100.0  # what the authors of Swin and Focal add to the score of a key that is to be hidden
+
 
 def windows_along(side: int, window: int) -> int:
     """Return how many windows of ``window`` tokens cover ``side`` tokens."""

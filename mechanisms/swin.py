@@ -1,12 +1,12 @@
 """Shifted-window attention of the Swin Transformer, arXiv 2103.14030, section 3.2.
 
 Blocks with an odd index shift their windows by half a window. Two tokens attend each other exactly if they lie in the
-same window of the shifted grid, so nothing wraps around and padding is never attended. An axis that one window covers
-is not shifted. The border policy says what becomes of a window on a small map: ``masked`` keeps it, ``shrunk`` is the
-authors'.
+same window of the shifted grid, so nothing wraps around. What becomes of windows at the edge of the map is decided by a
+border policy: ``masked`` in the uniform backbone, where padding is never attended, ``shrunk`` in the published models.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
 from ._windows import (
+    AUTHORS_MASK,
     attend_windows,
     cached_constant,
     merge_windows,
@@ -29,17 +30,99 @@ from ._windows import (
 SWIN = Paper("Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030", year=2021)
 
 
-def _masked(window: int, shift: int, _grid: tuple[int, int]) -> tuple[int, int]:
-    """Keep window and shift, whatever the size of the map when the model was built."""
-    return window, shift
+@dataclass(frozen=True, slots=True)
+class MaskedBorder:
+    """The border of the uniform backbone: no padding is attended; an axis that one window covers is not shifted."""
+
+    window: int
+    shift: int
+
+    @classmethod
+    def fit(cls, window: int, shift: int, grid: tuple[int, int]) -> Self:
+        """Return the policy of a module; it is the same whatever the map's size was when the model was built."""
+        del grid
+        return cls(window, shift)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Lay out (B, H, W, C) before the projection: as it is."""
+        return x
+
+    def lay_out(self, qkv: Tensor) -> Tensor:
+        """Pad and shift the projected map (B, H, W, 3C)."""
+        shifts = self.shifts(qkv.shape[1], qkv.shape[2])
+        padded = pad_to_windows(qkv, self.window)
+        return padded.roll((-shifts[0], -shifts[1]), dims=(1, 2)) if any(shifts) else padded
+
+    def leave(self, out: Tensor, height: int, width: int) -> Tensor:
+        """Shift back, and cut the map out of what windows cover."""
+        shifts = self.shifts(height, width)
+        return (out.roll(shifts, dims=(1, 2)) if any(shifts) else out)[:, :height, :width]
+
+    def shifts(self, height: int, width: int) -> tuple[int, int]:
+        """Return the shift of each axis."""
+        return self.shift if height > self.window else 0, self.shift if width > self.window else 0
+
+    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
+        """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
+        if height % self.window == 0 and width % self.window == 0 and not any(self.shifts(height, width)):
+            return None
+        return _mask(height, width, self.window, self.shifts(height, width), device)
+
+    def hidden(self, bias: Tensor) -> Tensor | float:
+        """Return the score of a pair that may not."""
+        return float("-inf")
+
+    def tokens(self, height: int, width: int) -> int:
+        """Return how many tokens are projected to queries, keys and values."""
+        return height * width
 
 
-def _shrunk(window: int, shift: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """Shrink the window to a map whose shorter side it covers, and shift no window there, as the authors do."""
-    return (min(grid), 0) if min(grid) <= window else (window, shift)
+@dataclass(frozen=True, slots=True)
+class ShrunkBorder:
+    """The authors' border: a window that covers the map's shorter side shrinks to it, and nothing is shifted there.
+
+    Maps that windows do not divide are refused by the authors' code; here they are treated as timm does: shifted, then
+    padded with zeros that are tokens like any other, the mask of the shift laid over the padded map.
+    """
+
+    window: int
+    shift: int
+
+    @classmethod
+    def fit(cls, window: int, shift: int, grid: tuple[int, int]) -> Self:
+        """Return the policy of a module for maps of the size ``grid``."""
+        return cls(min(grid), 0) if min(grid) <= window else cls(window, shift)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Lay out (B, H, W, C) before the projection: shifted and padded."""
+        return pad_to_windows(x.roll((-self.shift, -self.shift), dims=(1, 2)) if self.shift else x, self.window)
+
+    def lay_out(self, qkv: Tensor) -> Tensor:
+        """Return the projected map as it is."""
+        return qkv
+
+    def leave(self, out: Tensor, height: int, width: int) -> Tensor:
+        """Cut the map out of what windows cover, and shift back."""
+        cut = out[:, :height, :width]
+        return cut.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else cut
+
+    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
+        """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
+        if not self.shift:
+            return None
+        padded = [windows_along(side, self.window) * self.window for side in (height, width)]
+        return _mask(padded[0], padded[1], self.window, (self.shift, self.shift), device)
+
+    def hidden(self, bias: Tensor) -> Tensor | float:
+        """Return the score of a pair that may not."""
+        return bias + AUTHORS_MASK
+
+    def tokens(self, height: int, width: int) -> int:
+        """Return how many tokens are projected to queries, keys and values."""
+        return windows_along(height, self.window) * windows_along(width, self.window) * self.window**2
 
 
-BORDERS = {"masked": _masked, "shrunk": _shrunk}  # from window, shift and grid to window and shift
+BORDERS: dict[str, type[MaskedBorder | ShrunkBorder]] = {"masked": MaskedBorder, "shrunk": ShrunkBorder}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +151,8 @@ class ShiftedWindowAttention(nn.Module):
         super().__init__()
         self.heads = slot.heads
         shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
-        self.window, self.shift = BORDERS[settings.border](settings.window, shift, slot.grid)
+        self.border = BORDERS[settings.border].fit(settings.window, shift, slot.grid)
+        self.window = self.border.window
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, slot.heads))
@@ -79,29 +163,21 @@ class ShiftedWindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         _, height, width, _ = x.shape
-        shifts = tuple(self.shift if side > self.window else 0 for side in (height, width))
-        qkv = pad_to_windows(self.qkv(x), self.window)
-        if any(shifts):
-            qkv = qkv.roll((-shifts[0], -shifts[1]), dims=(1, 2))
+        qkv = self.border.lay_out(self.qkv(self.border.enter(x)))
         q, k, v = split_heads_by_window(qkv, self.window, parts=3, heads=self.heads)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, w², w²)
-        visible = _mask(height, width, self.window, shifts, x.device)
-        out = attend_windows(q, k, v, bias, visible)
+        out = attend_windows(q, k, v, bias, self.border.visible(height, width, x.device), self.border.hidden(bias))
         out = merge_windows(out, self.window, columns=windows_along(width, self.window))
-        if any(shifts):
-            out = out.roll(shifts, dims=(1, 2))
-        return self.proj(out[:, :height, :width])
+        return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:
         """Return 4 N C² of projections and 2 w⁴ C of products per window, padding included."""
         dim, area = self.proj.in_features, self.window**2
         windows = windows_along(height, self.window) * windows_along(width, self.window)
-        return 4 * height * width * dim**2 + 2 * windows * area**2 * dim
+        projections = (3 * self.border.tokens(height, width) + height * width) * dim**2
+        return projections + 2 * windows * area**2 * dim
 
 
 @cached_constant
-def _mask(height: int, width: int, window: int, shifts: tuple[int, int], device: torch.device) -> Tensor | None:
-    """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
-    if not any(shifts) and height % window == 0 and width % window == 0:
-        return None
+def _mask(height: int, width: int, window: int, shifts: tuple[int, int], device: torch.device) -> Tensor:
     return torch.tensor(same_window(height, width, window, shifts), device=device)

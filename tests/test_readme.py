@@ -78,7 +78,7 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_published_example_prints_the_authors_parameters(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(python_block("create_model("), {})  # noqa: S102 (our own text)
+    exec(python_block("create_model("), {})
     parameters, macs = map(int, capsys.readouterr().out.split())
     counts = json.loads((ROOT / "tests" / "golden" / "published_models.json").read_text(encoding="utf-8"))
     assert parameters == counts["focal_tiny"]["params"]["224"]

@@ -52,6 +52,10 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
         (["run", "--mech", "swin"], "--mech"),
         (["list", "mechanism"], "mechanisms"),
         (["report", "nowhere"], "records.jsonl"),
+        (["run", "--models", "focal_tinny"], "did you mean 'focal_tiny'"),
+        (["run", "--models", "focal_tiny[windowsize=3]"], "did you mean 'window_size'"),
+        (["table", "imagnet"], "did you mean 'imagenet'"),
+        (["eval", "--model", "swn_tiny", "--weights", "x", "--data", "y"], "did you mean 'swin_tiny'"),
         ([], "required"),
         (["walk"], "walk"),
     ],
@@ -77,7 +81,17 @@ def test_a_traceback_is_shown_only_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["--version"], ["list", "mechanisms"], ["list", "tasks"]]
+    "words",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["--version"],
+        ["list", "mechanisms"],
+        ["list", "tasks"],
+        ["list", "models"],
+        ["table", "--help"],
+        ["eval", "--help"],
+    ],
 )
 def test_help_and_lists_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     code = f"""

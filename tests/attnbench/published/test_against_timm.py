@@ -66,8 +66,8 @@ def agree(own: Backbone, other: nn.Module, side: int) -> None:
     assert logits.std() > 1000 * TOLERANCE
 
 
-@pytest.mark.parametrize("side", [112, 224, 448])
-def test_swin_is_timms_where_the_window_shrinks_fits_and_shifts_in_the_last_stage(side: int) -> None:
+@pytest.mark.parametrize("side", [112, 192, 224, 256, 448])
+def test_swin_is_timms_where_the_window_shrinks_fits_pads_and_shifts_in_the_last_stage(side: int) -> None:
     other = timm.create_model("swin_tiny_patch4_window7_224", **SMALLER, img_size=side, num_classes=CLASSES)
     own = ours("swin", SWIN, drawn(other), swin_keys, side)
     agree(own, other, side)
