@@ -27,7 +27,8 @@ def main() -> None:
     """Be the template. Arguments: descriptors of the parent's pipe and of the lifeline, then modules to import."""
     global ACTIVE
     ACTIVE = True
-    for module in ("attnbench.execute", *sys.argv[3:]):  # what workers need is imported once, here
+    # What workers need is imported once, here; torch's ledgers and counters import its compiler at their first use.
+    for module in ("attnbench.execute", "torch._dynamo", *sys.argv[3:]):
         with suppress(Exception):  # whoever asks for a broken plug-in is told by the worker
             importlib.import_module(module)
     control: Connection[Any, Any] = Connection(int(sys.argv[1]))
