@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TABLES: Final = "configs, imagenet, counts, throughput, ablations, coco, detectors, ade20k, scorecard, all"
 FORMATS: Final = ("terminal", "markdown", "csv", "latex")
 _WITH_RESOLUTIONS: Final = ("imagenet", "counts", "throughput", "scorecard", "all")
+_WITH_ACCURACY: Final = ("imagenet", "scorecard", "all")
 _FILE_WIDTH: Final = 120
 
 # Takes models, Swin-Tiny first, and resolutions; returns the time ratios to Swin-Tiny of one run.
@@ -30,6 +31,10 @@ def add_parser(commands: Any, function: Callable[[argparse.Namespace], int] | No
     table.add_argument("name", metavar="NAME", help=TABLES)
     table.add_argument("--models", metavar="A,B", help="only these models; timm:<name> and uniform:<name> too")
     table.add_argument("--res", metavar="N,HxW", help="only these resolutions in pixels")
+    table.add_argument(
+        "--weights", metavar="NAME=FILE", action="append", help="score this model on --data; may be repeated"
+    )
+    table.add_argument("--data", metavar="DIR", type=Path, help="images for --weights: val/<class>/* or <class>/*")
     table.add_argument("--format", metavar="NAME", default="terminal", help=f"{', '.join(FORMATS)}; default: terminal")
     table.add_argument("--out", metavar="FILE", type=Path, help="write there instead of printing")
     table.add_argument("--json", action="store_true", help="print JSON and nothing else")
@@ -62,11 +67,26 @@ def run_table(options: argparse.Namespace, timing: Timing | None = None) -> int:
         raise UserError(f"--out {options.out} is no file in an existing folder")
     selection = _selection(options)
     _refuse_empty(options.name, selection)
-    measured = _measured(options.name, selection)
+    accuracy = _accuracy(options, selection)
+    measured = replace(_measured(options.name, selection), accuracy=accuracy)
     if timing is not None and _times(options):
         measured = replace(measured, time_ratios=timing(*timeable(selection, list(measured.configurations))))
     _write(_pages(options.name, measured, selection), options)
     return 0
+
+
+def _accuracy(options: argparse.Namespace, selection: "Selection") -> "Mapping[Key, float]":
+    """Score the models whose weights are given, before anything else: a wrong file should be told soon."""
+    if (options.weights is None) != (options.data is None):
+        raise UserError("--weights and --data go together: weights are scored on the images of a folder")
+    if options.weights is None:
+        return {}
+    if options.name not in _WITH_ACCURACY:
+        raise UserError(f"--weights: table {options.name} has no accuracy; these have: {', '.join(_WITH_ACCURACY)}")
+    from attnbench.table_scoring import parse_weights, score
+    from attnbench.tables.imagenet import SIDE
+
+    return score(parse_weights(options.weights), options.data, selection.resolutions or ((SIDE, SIDE),))
 
 
 def _times(options: argparse.Namespace) -> bool:

@@ -14,7 +14,7 @@ LAYERS = [
     {"declarations", "registry", "layers", "architecture", "store", "environment"},
     {"backbone", "measure", "train", "plan", "report", "conf", "compose", "published", "models", "contenders"}
     | {"checkpoints", "weights"},
-    {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_command"}
+    {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_scoring", "table_command"}
     | {"evaluation", "eval_command", "timm_models"},
     {"progress", "table_timing", "cli", "__init__"},
 ]

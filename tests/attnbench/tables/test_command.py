@@ -6,12 +6,18 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from attnbench import eval_command, models
 from attnbench.errors import UserError
+from attnbench.published.catalogue import Kind
 from attnbench.table_command import add_parser, run_table
 from attnbench.tables.build import NAMES
 from attnbench.tables.measured import Interval, Key, Resolution
@@ -36,6 +42,11 @@ def options(*words: str) -> argparse.Namespace:
         (["coco", "--res", "224"], "has no resolutions to choose from"),
         (["coco", "--models", "focal_fast_tiny_conv_embed"], "table coco has no row for focal_fast_tiny_conv_embed"),
         (["imagenet", "--out", "no/such/folder/file"], "no file in an existing folder"),
+        (["imagenet", "--weights", "swin_tiny=x"], "--weights and --data go together"),
+        (["imagenet", "--data", "x"], "--weights and --data go together"),
+        (["coco", "--weights", "swin_tiny=x", "--data", "y"], "table coco has no accuracy"),
+        (["imagenet", "--weights", "swin_tiny", "--data", "y"], "is not NAME=FILE"),
+        (["imagenet", "--weights", "swn_tiny=x", "--data", "y"], "did you mean 'swin_tiny'"),
     ],
 )
 def test_a_wrong_word_is_refused_in_one_line_and_nothing_is_printed(
@@ -46,6 +57,29 @@ def test_a_wrong_word_is_refused_in_one_line_and_nothing_is_printed(
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert capsys.readouterr().out == ""
+
+
+def test_accuracy_is_that_of_eval_where_weights_and_data_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_published: Callable[[Kind, nn.Module], dict[str, Tensor]]
+) -> None:
+    torch.manual_seed(0)
+    weights = as_published("pvt_v2", models.create_model("pvt_v2_b0", num_classes=2))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "b0.safetensors")
+    for colour in ("black", "white"):
+        (tmp_path / "val" / colour).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (40 + 8 * index, 48), colour).save(tmp_path / "val" / colour / f"{index}.png")
+    given = ["--weights", f"pvt_v2_b0={tmp_path / 'b0.safetensors'}", "--data", str(tmp_path)]
+    words = ["imagenet", "--models", "pvt_v2_b0", "--res", "64", *given, "--json"]
+    assert run_table(options(*words)) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    (found,) = [record for record in table["records"] if record["quantity"] == "top-1"]
+    parser = argparse.ArgumentParser()
+    eval_command.add_parser(parser.add_subparsers())
+    evaluated = ["eval", "--model", "pvt_v2_b0", *given, "--res", "64", "--json"]
+    evaluated[evaluated.index("--weights") + 1] = str(tmp_path / "b0.safetensors")
+    eval_command.run_eval(parser.parse_args(evaluated))
+    assert float(found["measured"]) == pytest.approx(100 * json.loads(capsys.readouterr().out)["top1"])
 
 
 @pytest.mark.parametrize("name", ["configs", "throughput", "coco", "detectors", "ade20k"])
