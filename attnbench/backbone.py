@@ -102,11 +102,11 @@ class Backbone(nn.Module):
         In the uniform backbone H_i is ceil(H / 2^(i+2)), and W_i likewise. Each map is what the last block of its
         stage puts out, before merging and final norm.
         """
-        return self._features(images)[0]
+        return self.features(images)[0]
 
     def forward(self, images: Tensor) -> Any:
         """Map images (B, 3, H, W) to the head's outputs; for a classification head, logits (B, num_classes)."""
-        maps, token = self._features(images)
+        maps, token = self.features(images)
         if token is not None and isinstance(self.head, ClassTokenHead):
             return self.head.forward_token(token)
         return self.head(maps)
@@ -135,8 +135,8 @@ class Backbone(nn.Module):
                     total[name] = total.get(name, 0) + macs
         return {name: macs for name, macs in total.items() if macs}
 
-    def _features(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Return the four maps, and the class token (B, 1, C) where there is one."""
+    def features(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Return the four maps of :meth:`stages`, and the class token (B, 1, C) where there is one."""
         if images.shape[2] < LEAST_SIDE or images.shape[3] < LEAST_SIDE:
             raise UserError(f"images must be at least {LEAST_SIDE} pixels high and wide, not {tuple(images.shape[2:])}")
         x = self.stem(images.permute(0, 2, 3, 1))

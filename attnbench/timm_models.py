@@ -92,7 +92,7 @@ class TimmModel(nn.Module):
         if output_fmt not in ("NCHW", "NHWC"):
             raise UserError(f"output_fmt must be NCHW or NHWC, not {output_fmt!r}")
         taken, _ = feature_take_indices(len(self.backbone.blocks), indices)
-        maps, token = self.backbone._features(x)
+        maps, token = self.backbone.features(x)
         chosen = [self._normed(stage, maps[stage], norm) for stage in range(len(maps)) if stage in taken]
         if output_fmt == "NCHW":
             chosen = [each.permute(0, 3, 1, 2).contiguous() for each in chosen]
@@ -118,7 +118,7 @@ class TimmModel(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to the normalised last map (B, H', W', C), or with a class token (B, 1 + N, C)."""
-        return self._final(*self.backbone._features(x))
+        return self._final(*self.backbone.features(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map what forward_features gives to logits (B, num_classes), or to what the classifier sees."""

@@ -8,7 +8,7 @@ uniform backbone, ``attended`` in the published models.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,12 @@ class MaskedBorder:
 
     tiling: ClassVar[type[PresentCells]] = PresentCells
 
+    @classmethod
+    def fit(cls, window: int, grid: tuple[int, int]) -> Self:
+        """Return the policy of a module; it is the same whatever the map's size was when the model was built."""
+        del grid
+        return cls(window)
+
     def enter(self, x: Tensor) -> Tensor:
         """Lay out (B, H, W, C): as it is; it is padded after the projection, since no padding is attended."""
         return x
@@ -66,6 +72,11 @@ class AttendedBorder:
 
     tiling: ClassVar[type[CentredCells]] = CentredCells
 
+    @classmethod
+    def fit(cls, window: int, grid: tuple[int, int]) -> Self:
+        """Return the policy of a module; a window that covers the shorter side of ``grid`` shrinks to it."""
+        return cls(min(window, *grid))
+
     def enter(self, x: Tensor) -> Tensor:
         """Lay out (B, H, W, C): padded with zeros that are tokens like any other."""
         return pad_to_windows(x, self.window)
@@ -85,6 +96,11 @@ Border = MaskedBorder | AttendedBorder
 BORDERS: dict[str, type[Border]] = {"masked": MaskedBorder, "attended": AttendedBorder}
 
 
+def _check_cells(window: int, levels: int) -> None:
+    if 2 ** (levels - 2) > window:
+        raise UserError(f"a window of {window} tokens cannot be pooled at {levels} levels; use fewer")
+
+
 @dataclass(frozen=True, slots=True)
 class NearestSettings:
     """Settings of one stage."""
@@ -99,8 +115,7 @@ class NearestSettings:
     def __post_init__(self) -> None:
         if self.window < 1 or self.topk < 1 or self.levels < 1:
             raise UserError(f"window, topk and levels must be at least 1, not {self}")
-        if 2 ** (self.levels - 2) > self.window:
-            raise UserError(f"a window of {self.window} tokens cannot be pooled at {self.levels} levels; use fewer")
+        _check_cells(self.window, self.levels)
         if self.pool not in POOLS:
             raise UserError(f"pool must be one of {', '.join(POOLS)}, not {self.pool!r}")
         if self.border not in BORDERS:
@@ -122,14 +137,16 @@ class NearestFocalAttention(nn.Module):
 
     def __init__(self, slot: Slot, settings: NearestSettings) -> None:
         super().__init__()
-        self.heads, self.window = slot.heads, settings.window
-        self.border = BORDERS[settings.border](settings.window)
+        self.heads = slot.heads
+        self.border = BORDERS[settings.border].fit(settings.window, slot.grid)
+        self.window = self.border.window
         cells = tuple(2**level for level in range(settings.levels - 1))
-        self.selection = Selection(self.border, settings.topk, (settings.window, *cells))
+        _check_cells(self.window, settings.levels)  # again: it may have shrunk
+        self.selection = Selection(self.border, settings.topk, (self.window, *cells))
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.pool_layers = nn.ModuleList(
-            WindowPool(settings.pool, slot.dim, settings.window, count, self.border.tiling) for count in cells
+            WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
         )
         hidden = slot.dim // slot.heads
         self.coord2rpb_all = nn.ModuleList(

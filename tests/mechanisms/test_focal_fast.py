@@ -341,3 +341,19 @@ def test_closed_form_macs_equal_traced_macs(case: Case, size: tuple[int, int]) -
 def test_settings_that_have_no_meaning_are_refused(refused: dict[str, object], message: str) -> None:
     with pytest.raises(attnbench.UserError, match=message):
         attnbench.MECHANISMS["focal_fast"].configure(**refused)
+
+
+def test_the_authors_window_shrinks_to_a_map_that_it_covers() -> None:
+    """A module made for a map of 5 x 9 tokens is the one of window 5: same weights, same outputs."""
+    torch.manual_seed(0)
+    mechanism, slot = attnbench.MECHANISMS["focal_fast"], attnbench.Slot(dim=8, heads=2, stage=0, block=0, grid=(5, 9))
+    shrunk = mechanism.configure(window=7, topk=6, border="attended").build(slot).double()
+    small = mechanism.configure(window=5, topk=6, border="attended").build(slot).double()
+    small.load_state_dict(shrunk.state_dict())
+    x = torch.randn(1, 5, 9, 8, dtype=torch.double)
+    assert torch.equal(shrunk(x), small(x))
+    assert shrunk.macs(5, 9) == small.macs(5, 9)  # type: ignore[operator]
+    kept = mechanism.configure(window=7, topk=6).build(slot)
+    assert kept.state_dict()["pool_layers.0.weight"].shape == (1, 49)
+    with pytest.raises(attnbench.UserError, match="a window of 2 tokens cannot be pooled at 4 levels"):
+        mechanism.configure(levels=4, border="attended").build(attnbench.Slot(8, 2, 0, 0, (2, 2)))
