@@ -212,6 +212,9 @@ def _scores(
     panels.log_axis(axes, "x", [x for points in series.values() for x, _ in points])
     axes.set_xlabel("throughput (img/s)")
     axes.set_ylabel(header)
+    if factor == 100:  # the margin may reach beyond what a share can be: it has no ticks there
+        low, high = axes.get_ylim()
+        axes.set_yticks([tick for tick in axes.get_yticks() if max(low, 0) <= tick <= min(high, 100)])
     return series, strokes
 
 

@@ -75,6 +75,14 @@ def test_accuracy_is_drawn_over_throughput_with_units(run: Run) -> None:
     assert legend(figure) == ["224x224", "448x448", "transfer"]
 
 
+def test_a_share_has_no_tick_beyond_one_hundred_per_cent(run: Run) -> None:
+    mechanisms = [f"mechanism{index}" for index in range(20)]  # the last scores 0.98
+    (axes,) = drawn(run(mechanisms))["accuracy_throughput"].axes
+    assert axes.get_ylim()[1] > 100
+    assert len(axes.get_yticks()) >= 3
+    assert max(axes.get_yticks()) <= 100
+
+
 def test_a_transfer_is_hollow_and_a_trained_score_is_filled(run: Run) -> None:
     (axes,) = drawn(run(["focal"]))["accuracy_throughput"].axes
     points = [box[0] for box in axes.containers if isinstance(box, ErrorbarContainer)]
