@@ -206,8 +206,9 @@ def assemble(
     settings: dict[str, Any],
 ) -> Backbone:
     """Return ``architecture`` with ``mechanism`` in every slot; see :func:`build_model`."""
-    if min(resolution) < LEAST_SIDE:
-        raise UserError(f"resolution must be at least {LEAST_SIDE} x {LEAST_SIDE} pixels, not {resolution}")
+    pair = isinstance(resolution, tuple | list) and [type(side) for side in resolution] == [int, int]
+    if not pair or min(resolution) < LEAST_SIDE:
+        raise UserError(f"resolution must be (H, W), at least {LEAST_SIDE} x {LEAST_SIDE} pixels, not {resolution!r}")
     configured = MECHANISMS[mechanism].configure(**settings)
     if architecture.class_token and not configured.prefix:
         raise UserError(f"{mechanism} takes no prefix tokens, and the class token of this architecture is one")

@@ -1,6 +1,7 @@
 """The backbone: its shapes at any size, and timm's Swin as the oracle of its arithmetic and its parameter counts."""
 
 import re
+from typing import Any
 
 import pytest
 import timm
@@ -53,6 +54,12 @@ def test_stage_maps_have_the_stated_shapes_at_any_size(height: int, width: int) 
     expected = [(2, -(-height // 2 ** (i + 2)), -(-width // 2 ** (i + 2)), 32 * 2**i) for i in range(4)]
     assert [tuple(item.shape) for item in model.stages(images)] == expected
     assert model(images).shape == (2, 3)
+
+
+@pytest.mark.parametrize("resolution", [224, (224,), (224.0, 224), "224", None])
+def test_what_is_no_pair_of_sides_is_refused(resolution: Any) -> None:
+    with pytest.raises(attnbench.UserError, match=r"resolution must be \(H, W\)"):
+        attnbench.build_model("identity", resolution=resolution)
 
 
 @pytest.mark.parametrize("resolution", [(31, 64), (64, 31)])
