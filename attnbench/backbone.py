@@ -209,6 +209,8 @@ def assemble(
     pair = isinstance(resolution, tuple | list) and [type(side) for side in resolution] == [int, int]
     if not pair or min(resolution) < LEAST_SIDE:
         raise UserError(f"resolution must be (H, W), at least {LEAST_SIDE} x {LEAST_SIDE} pixels, not {resolution!r}")
+    if type(num_classes) is not int or num_classes < 1:
+        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
     configured = MECHANISMS[mechanism].configure(**settings)
     if architecture.class_token and not configured.prefix:
         raise UserError(f"{mechanism} takes no prefix tokens, and the class token of this architecture is one")

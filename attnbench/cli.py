@@ -102,7 +102,8 @@ def _run(options: argparse.Namespace) -> int:
 
     config = compose(options.preset, options.overrides)
     flags = {key: getattr(options, key) for _, key, *_ in FLAGS if getattr(options, key) is not None}
-    twice = sorted(keys_of(options.overrides) & set(flags))
+    given = {*flags, *(["recipe.samples"] if options.steps is not None else [])}
+    twice = sorted(keys_of(options.overrides) & given)
     if twice:
         raise UserError(f"{twice[0]} is given twice: by a flag and by {twice[0]}=...")
     config = replace(config, **flags, rerun=options.rerun or config.rerun)
@@ -117,7 +118,8 @@ def _run(options: argparse.Namespace) -> int:
     with Progress(config) as progress:
         outcome = run_cells(config, progress)
     _show(outcome.records, options.json)
-    _say(f"attnbench: written to {outcome.folder}: table.csv, report.md, records.jsonl, figures", debug=False)
+    figures = ", figures" if (outcome.folder / "figures").is_dir() else ""
+    _say(f"attnbench: written to {outcome.folder}: table.csv, report.md, records.jsonl{figures}", debug=False)
     return OK if outcome.complete else SOME_FAILED
 
 
@@ -140,7 +142,11 @@ def _report(options: argparse.Namespace) -> int:
     from attnbench import report
     from attnbench.store import latest, load
 
-    if not (options.folder / "records.jsonl").is_file():
+    try:
+        there = (options.folder / "records.jsonl").is_file()
+    except OSError as error:
+        raise UserError(f"cannot read {str(options.folder)!r}: {error.strerror}") from error
+    if not there:
         raise UserError(f"{options.folder} holds no records.jsonl; give the folder of a run")
     records = list(latest(load(options.folder)).values())
     config = options.folder / "config.yaml"

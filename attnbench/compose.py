@@ -36,6 +36,10 @@ def compose(preset: str, words: list[str]) -> RunConfig:
     if preset not in presets():
         raise unknown("preset", preset, presets())
     overrides = [_override(word) for word in words]
+    keys = [word.partition("=")[0] for word in words]
+    twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+    if twice is not None:
+        raise UserError(f"{twice} is given twice")
     ConfigStore.instance().store(name="schema", node=RunConfig)
     GlobalHydra.instance().clear()
     try:

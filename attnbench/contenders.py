@@ -85,6 +85,7 @@ def _model(text: str, config: RunConfig) -> Contender:
         return Contender(_label(mechanism, own, settings), mechanism, size, settings, (mechanism,))
     settings = _global(config, name) | own
     label = _label(name, own, settings)
+    models.check_changes(name, settings)
     if name.startswith(models.TIMM):
         return Contender(label, name, TIMM, settings, ())
     return Contender(label, name, PUBLISHED, settings, (models.mechanism_of(name, settings),))

@@ -51,7 +51,7 @@ def run_eval(options: argparse.Namespace) -> int:
     from attnbench.environment import resolve_device
     from attnbench.evaluation import find_images, preprocessing_of
     from attnbench.models import check
-    from attnbench.plan import parse_resolution
+    from attnbench.validation import parse_resolution
     from attnbench.weights import load_model
 
     check(options.model)

@@ -139,6 +139,8 @@ def evaluate(
     seconds: list[tuple[int, float]] = []
     for pixels, labels in _batches(images, preprocessing, batch_size, workers, pinned=device.type == "cuda"):
         logits, spent = _timed(model, pixels.to(device), batch_size)
+        if logits.isnan().all():
+            raise UserError("the model puts out nothing but NaN with these weights: there is no accuracy to tell")
         seconds.append((len(labels), spent))
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
         right = (best == labels[:, None]) & ~logits.isnan().any(dim=1, keepdim=True).cpu()

@@ -103,7 +103,7 @@ def run_cells(config: RunConfig, listener: Listener) -> Outcome:
     named = ((MECHANISMS, list(planned.mechanisms)), (TASKS, planned.config.tasks))
     plugins = [source for registry, names in named for source in plugin_sources(registry, names)]
     preload = [module for registry, names in named for module in built_in_modules(registry, names)]
-    folder = Path(planned.config.out) if planned.config.out else default_folder(planned.config)
+    folder = Path(planned.config.out) if planned.config.out is not None else default_folder(planned.config)
     with Store(folder) as store:
         text = config_text(planned.config)
         (folder / "config.yaml").write_text(text, encoding="utf-8")

@@ -69,6 +69,18 @@ def create_model(
     return build(model.kind, model.config | changes, resolution, num_classes, **more)
 
 
+def check_changes(name: str, changes: dict[str, Any]) -> None:
+    """Refuse changes that the model of that name cannot be built with: it is built, on ``meta``."""
+    reserved = next((key for key in ("num_classes", "resolution", "name", "head") if key in changes), None)
+    if reserved is not None:
+        raise UserError(f"{name}: {reserved} is no setting of a model; the run decides it")
+    if changes:
+        import torch
+
+        with torch.device("meta"):
+            create_model(name, **changes)
+
+
 def mechanism_of(name: str, changes: dict[str, Any]) -> str:
     """Return the mechanism of a published model; arguments among ``changes`` that it does not take are refused."""
     from attnbench.published.families import design

@@ -1,7 +1,6 @@
 """From a configuration to the cells of a run, in a fixed order; a wrong value is refused here, before anything runs."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,16 +8,12 @@ from typing import Any
 from attnbench.config import RunConfig
 from attnbench.contenders import Contender, contenders, label_of, named_mechanisms
 from attnbench.environment import resolve_device, usable_cores
-from attnbench.errors import UserError, unknown
+from attnbench.errors import UserError
 from attnbench.record import Cell
 from attnbench.registry import TASKS
-from attnbench.sizes import SIZES
 from attnbench.task_contract import Task
+from attnbench.validation import COSTS, check_names, check_numbers, check_types, parse_resolution, unique
 
-LEAST_SIDE = 32
-PRECISIONS = ("fp32", "bf16")
-COSTS = ("macs", "time", "memory")  # all of them: cost
-MEASURES = ("cost", *COSTS, "accuracy")
 IMAGENET = 1000  # classes
 FEW_EPOCHS = 12
 
@@ -34,28 +29,16 @@ class Plan:
     notes: tuple[str, ...] = ()  # what a user should know before it runs
 
 
-def parse_resolution(text: object) -> tuple[int, int]:
-    """Return (H, W) of ``224``, ``"224"``, ``"224x336"`` or ``(224, 336)``; both at least 32."""
-    words = "x".join(map(str, text)) if isinstance(text, list | tuple) else str(text)
-    match = re.fullmatch(r"([0-9]{1,6})(?:x([0-9]{1,6}))?", words.strip())
-    if not match:
-        raise UserError(f"resolution {words!r} is neither N nor HxW in whole pixels, such as 224 or 448x672")
-    height = int(match[1])
-    width = int(match[2]) if match[2] else height
-    if min(height, width) < LEAST_SIDE:
-        raise UserError(f"resolution {words!r} is under {LEAST_SIDE} pixels, the least that four stages can take")
-    return height, width
-
-
 def plan(config: RunConfig) -> Plan:
     """Check ``config`` and list its cells.
 
     Raises:
         UserError: any value that cannot be run, named with what would be right.
     """
-    resolutions = _unique("resolutions", [parse_resolution(item) for item in config.resolutions])
-    _check_names(config)
-    _check_numbers(config)
+    check_types(config)
+    resolutions = unique("resolutions", [parse_resolution(item) for item in config.resolutions])
+    check_names(config)
+    check_numbers(config)
     device = resolve_device(config.device)
     threads = config.threads or usable_cores()
     found = contenders(config)
@@ -173,71 +156,3 @@ def _accuracy_cells(
                     trained.append(training_of(cell))
                     yield contender.label, trained[-1]
                 yield contender.label, cell
-
-
-def _check_names(config: RunConfig) -> None:
-    for title, given, known in (
-        ("size", [config.size], SIZES),
-        ("precision", [config.precision], PRECISIONS),
-        ("measure", config.measure, MEASURES),
-    ):
-        for name in given:
-            if name not in known:
-                raise unknown(title, str(name), known)
-    for title, names in (("tasks", config.tasks), ("measure", config.measure)):
-        if not names:
-            raise UserError(f"{title}: at least one is needed")
-        _unique(title, names)
-    for name in config.tasks:
-        TASKS[name]
-    if config.train_resolution not in (None, "each"):
-        parse_resolution(config.train_resolution)
-
-
-def _check_numbers(config: RunConfig) -> None:
-    recipe, timing = config.recipe, config.timing
-    at_least_one = {
-        "seeds": config.seeds,
-        "batch_size": config.batch_size,
-        "threads": 1 if config.threads is None else config.threads,
-        "num_classes": 1 if config.num_classes is None else config.num_classes,
-        "recipe.batch_size": recipe.batch_size,
-        "timing.min_rounds": timing.min_rounds,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}")
-    if config.workers < 0:
-        raise UserError(f"workers must be 0 or more, not {config.workers}")
-    if recipe.samples < recipe.batch_size:
-        raise UserError(f"recipe.samples ({recipe.samples}) must cover one batch of {recipe.batch_size}")
-    if timing.max_rounds < timing.min_rounds:
-        raise UserError(f"timing.max_rounds ({timing.max_rounds}) is below timing.min_rounds ({timing.min_rounds})")
-    positive: dict[str, float] = {
-        "timeout": config.timeout,
-        "recipe.learning_rate": recipe.learning_rate,
-        "recipe.clip": recipe.clip,
-        "timing.budget": timing.budget,
-        "timing.precision": timing.precision,
-        "timing.sample": timing.sample,
-    }
-    shares = {
-        "recipe.scale": (recipe.scale, recipe.scale > 0),
-        "recipe.warmup": (recipe.warmup, True),
-        "recipe.drop_path": (recipe.drop_path, recipe.drop_path < 1),
-        "recipe.label_smoothing": (recipe.label_smoothing, recipe.label_smoothing < 1),
-        "recipe.weight_decay": (recipe.weight_decay, True),
-    }
-    for name, number in positive.items():
-        if not (number > 0 and math.isfinite(number)):
-            raise UserError(f"{name} must be a positive number, not {number}")
-    for name, (share, allowed) in shares.items():
-        if not (allowed and 0 <= share <= 1):
-            raise UserError(f"{name} must lie between 0 and 1, not {share}")
-
-
-def _unique(title: str, items: list[Any]) -> list[Any]:
-    twice = next((item for index, item in enumerate(items) if item in items[:index]), None)
-    if twice is not None:
-        raise UserError(f"{title}: {'x'.join(map(str, twice)) if isinstance(twice, tuple) else twice} is given twice")
-    return items

@@ -95,7 +95,7 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} {name!r} is declared more than once: in {' and in '.join(modules)}")
         try:
             importlib.import_module(modules[0])
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module that ends the process would end ours in silence
             sys.modules.pop(modules[0], None)
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(f"{self.kind} {name!r} cannot be loaded from {modules[0]}: {cause}") from error

@@ -94,8 +94,8 @@ def _times(options: argparse.Namespace) -> bool:
 
 
 def _selection(options: argparse.Namespace) -> "Selection":
-    from attnbench.plan import parse_resolution
     from attnbench.tables.measured import Selection
+    from attnbench.validation import parse_resolution
 
     models = None if options.models is None else tuple(dict.fromkeys(_words("--models", options.models)))
     for name in models or ():

@@ -64,7 +64,7 @@ def _serve(pipe: "Connection[Any, Any]") -> None:
             return
         try:
             pipe.send(("result", getattr(server, name)(*arguments)))
-        except Exception as error:  # noqa: BLE001 (a failing cell is a result: the parent records it)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (a failing cell is a result: the parent records it)
             traceback.print_exc()
             sys.stderr.flush()
             pipe.send(("error", (_status(error), _message(error))))
@@ -129,7 +129,7 @@ class _Server:
         return seconds
 
 
-def _status(error: Exception) -> str:
+def _status(error: BaseException) -> str:
     from attnbench.errors import UnsupportedError
 
     text = str(error).lower()
@@ -139,7 +139,7 @@ def _status(error: Exception) -> str:
     return "unsupported" if isinstance(error, UnsupportedError) else "failed"
 
 
-def _message(error: Exception) -> str:
+def _message(error: BaseException) -> str:
     from attnbench.errors import UserError
 
     text = " ".join(str(error).split()) or type(error).__name__

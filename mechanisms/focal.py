@@ -53,8 +53,9 @@ class FocalSettings:
     qkv_bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.expand < 0 or self.levels < 1:
-            raise UserError(f"window and levels must be at least 1 and expand at least 0, not {self}")
+        for name, least in (("window", 1), ("expand", 0), ("levels", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if self.focal_window < 1 or self.focal_window % 2 == 0:
             raise UserError(f"focal_window must be odd and positive, not {self.focal_window}")
         if self.pool not in POOLS:

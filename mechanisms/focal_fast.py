@@ -113,8 +113,9 @@ class NearestSettings:
     qkv_bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.topk < 1 or self.levels < 1:
-            raise UserError(f"window, topk and levels must be at least 1, not {self}")
+        for name in ("window", "topk", "levels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         _check_cells(self.window, self.levels)
         if self.pool not in POOLS:
             raise UserError(f"pool must be one of {', '.join(POOLS)}, not {self.pool!r}")

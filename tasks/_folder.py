@@ -30,8 +30,12 @@ class Folder:
     """The images under a path."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise UserError(f"data path {str(path)!r} {'is a file' if path.exists() else 'does not exist'}; {LAYOUT}")
+        try:
+            missing = None if path.is_dir() else "is a file" if path.exists() else "does not exist"
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if missing:
+            raise UserError(f"data path {str(path)!r} {missing}; {LAYOUT}")
         self.classes = tuple(sorted(folder.name for folder in _subfolders(path, "train")))
         if len(self.classes) < 2:
             raise UserError(f"{str(path / 'train')!r} holds one class; a classification needs two")
@@ -129,7 +133,10 @@ def _images(folder: Path) -> Iterator[Path]:
         seen.update(places)
         for name in files:
             if name.lower().endswith(extensions) and not name.startswith("."):
-                yield Path(parent, name)
+                file = Path(parent, name)
+                if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+                    raise UserError(f"{str(file)!r} is no regular file")
+                yield file
 
 
 def _extensions() -> tuple[str, ...]:

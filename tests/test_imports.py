@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "names", "record", "config", "contract", "task_contract", "sizes"},
     {"declarations", "registry", "layers", "architecture", "store", "environment"},
-    {"backbone", "measure", "train", "plan", "report", "conf", "compose", "published", "models", "contenders"}
+    {
+        "backbone",
+        "measure",
+        "train",
+        "plan",
+        "report",
+        "conf",
+        "compose",
+        "published",
+        "models",
+        "contenders",
+        "validation",
+    }
     | {"checkpoints", "weights"},
     {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_scoring", "table_command"}
     | {"evaluation", "eval_command", "timm_models"},

@@ -25,7 +25,8 @@ FLOPS_PER_MAC = 2
 def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """Count the MACs of one image of ``input_size`` (C, H, W) in ``eval()``; 1 MAC = 2 FLOPs.
 
-    The model stays as it is and where it is, and its weights are not copied. The input has the dtype of the model's
+    The model stays as it is and where it is, and its weights are not copied. Hooks on its modules run, on the copy:
+    some weights are made by hooks. The input has the dtype of the model's
     first floating-point parameter. A model that cannot be copied or cannot run on ``meta`` is a ``UserError``.
     """
     counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))

@@ -1,5 +1,6 @@
 """Published configurations in their authors' words, and the architecture and mechanism that each of them means."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -36,7 +37,18 @@ FIXED: Mapping[str, Any] = {
     "num_stages": 4,
 }
 # Arguments that change no output: the resolution is given on its own, and checkpointing is a matter of training.
-IDLE = ("img_size", "use_checkpoint", "pretrained", "norm_layer", "F4")
+IDLE = ("img_size", "use_checkpoint", "fused_window_process", "pretrained", "norm_layer", "F4")
+
+# The least value of an argument; of the entries of a list it is 1 otherwise.
+LEAST: Mapping[str, float] = {
+    "embed_dim": 1,
+    "num_classes": 1,
+    "window_size": 1,
+    "focal_topK": 1,
+    "mlp_ratio": 0.01,
+    "mlp_ratios": 0.01,
+    "expand_sizes": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,9 @@ def design(kind: str, config: Mapping[str, Any]) -> Design:
         UserError: an unknown kind or argument, a value of the wrong type, or one that no published model has.
     """
     if kind not in FAMILIES:
-        raise unknown("kind", kind, KINDS)
+        raise unknown("kind", str(kind), KINDS)
+    if not isinstance(config, Mapping):
+        raise UserError(f"{kind}: the configuration must be a mapping from argument to value, not {config!r}")
     family = FAMILIES[kind]
     defaults = {item.name: item for item in fields(family)}
     arguments: Config = {}
@@ -238,7 +252,7 @@ def design(kind: str, config: Mapping[str, Any]) -> Design:
         if name in defaults:
             arguments[name] = _checked(kind, name, value, asdict(family())[name])
         elif name in FIXED:
-            if value != FIXED[name]:
+            if value not in (FIXED[name], (FIXED[name],) * 2, [FIXED[name]] * 2):
                 raise UserError(
                     f"{kind} with {name}={value!r} is not built here; published models have {FIXED[name]!r}"
                 )
@@ -250,12 +264,25 @@ def design(kind: str, config: Mapping[str, Any]) -> Design:
 def _checked(kind: str, name: str, value: Any, default: Any) -> Any:
     """Return ``value`` in the type of ``default``; a list has as many entries as there are stages."""
     if isinstance(default, list):
-        several = isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
-        stages = name in ("focal_stages", "expand_stages") or (several and len(value) == STAGES)
-        if not (several and stages):
-            raise UserError(f"{kind}: {name} must be {STAGES} numbers, one per stage, not {value!r}")
-        return list(value)
+        return _checked_list(kind, name, value)
     right = type(value) in (int, float) if isinstance(default, float) else type(value) is type(default)
     if not right:
         raise UserError(f"{kind}: {name} must be {type(default).__name__}, not {value!r}")
+    if name in LEAST and not LEAST[name] <= value < math.inf:
+        raise UserError(f"{kind}: {name} must be at least {LEAST[name]}, not {value!r}")
+    if name == "drop_path_rate" and not 0 <= value < 1:
+        raise UserError(f"{kind}: drop_path_rate must lie between 0 and 1, not {value!r}")
     return float(value) if isinstance(default, float) else value
+
+
+def _checked_list(kind: str, name: str, value: Any) -> list[Any]:
+    number = (int, float) if name == "mlp_ratios" else (int,)
+    if not isinstance(value, list | tuple) or any(type(item) not in number for item in value):
+        raise UserError(f"{kind}: {name} must be a list of {'' if len(number) > 1 else 'whole '}numbers, not {value!r}")
+    if name in ("focal_stages", "expand_stages"):
+        return list(value)
+    if len(value) != STAGES:
+        raise UserError(f"{kind}: {name} must be {STAGES} numbers, one per stage, not {value!r}")
+    if not all(LEAST.get(name, 1) <= item < math.inf for item in value):
+        raise UserError(f"{kind}: {name} must all be at least {LEAST.get(name, 1)}, not {value!r}")
+    return list(value)

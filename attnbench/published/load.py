@@ -57,11 +57,13 @@ def translate(kind: Kind, weights: Mapping[str, Tensor], expected: Mapping[str, 
     Raises:
         UserError: a weight that is missing, unexpected or misshapen, by the authors' key.
     """
+    if not isinstance(weights, Mapping):
+        raise UserError(f"weights must be a mapping from key to tensor, not {type(weights).__name__}")
     found: dict[str, Tensor] = {}
     unexpected, misshapen = [], []
     for key, tensor in weights.items():
-        if not isinstance(tensor, Tensor):
-            raise UserError(f"the weights of {key!r} are {type(tensor).__name__}, not a tensor")
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            raise UserError(f"the weights of {key!r} are {type(tensor).__name__}, not a tensor under a name")
         targets = [(name, reading) for name, reading in ours(kind, key) if name in expected]
         if not targets:
             unexpected += [] if BUFFERS.fullmatch(key) else [key]

@@ -62,6 +62,12 @@ def test_what_is_no_pair_of_sides_is_refused(resolution: Any) -> None:
         attnbench.build_model("identity", resolution=resolution)
 
 
+@pytest.mark.parametrize("num_classes", [0, -1, 2.0, None])
+def test_a_number_of_classes_that_no_classifier_has_is_refused(num_classes: Any) -> None:
+    with pytest.raises(attnbench.UserError, match="num_classes must be a whole number of at least 1"):
+        attnbench.build_model("identity", resolution=(64, 64), num_classes=num_classes)
+
+
 @pytest.mark.parametrize("resolution", [(31, 64), (64, 31)])
 def test_a_side_under_32_is_refused(resolution: tuple[int, int]) -> None:
     with pytest.raises(attnbench.UserError, match="at least 32"):

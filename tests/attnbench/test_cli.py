@@ -48,6 +48,12 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
         (["run", "~size"], "~size"),
         (["run", "hydra.run.dir=x"], "hydra"),
         (["run", "--size", "tiny", "size=nano"], "given twice"),
+        (["run", "size=tiny", "size=nano"], "size is given twice"),
+        (["run", "--steps", "2", "recipe.samples=8"], "recipe.samples is given twice"),
+        (["run", "--out", ""], "empty path"),
+        (["run", "resolutions=[]"], "resolutions: at least one"),
+        (["run", "--data", 5000 * "a"], "File name too long"),
+        (["report", 5000 * "a"], "File name too long"),
         (["run", "--no-such-flag"], "--no-such-flag"),
         (["run", "--mech", "swin"], "--mech"),
         (["list", "mechanism"], "mechanisms"),
@@ -59,7 +65,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
         ([], "required"),
         (["walk"], "walk"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(words: list[str], message: str, tmp_path: Path) -> None:
     assert message in refused(attnbench(*words, cwd=tmp_path))

@@ -240,16 +240,23 @@ def test_every_picture_is_read_as_rgb(mode: str, tmp_path: Path) -> None:
     assert (found.top1, found.top5) == (1.0, None)
 
 
-def test_logits_that_are_no_numbers_are_wrong(data: Path) -> None:
+def test_logits_that_are_no_numbers_are_wrong_and_nothing_else_is_no_accuracy(data: Path) -> None:
     class Nothing(nn.Module):
+        numbers = 1  # images of a batch with an answer, the first class
+
         def forward(self, images: Tensor) -> Tensor:
-            return torch.full((len(images), len(CLASSES)), float("nan"))
+            logits = torch.full((len(images), len(CLASSES)), float("nan"))
+            logits[: self.numbers] = -torch.arange(float(len(CLASSES)))
+            return logits
 
     done: list[int] = []
-    preprocessing = Preprocessing((32, 32), 0.875)
-    found = evaluate(Nothing(), find_images(data), preprocessing, torch.device("cpu"), 7, 0, done.append)
-    assert (found.top1, found.top5) == (0.0, 0.0)
+    preprocessing, model = Preprocessing((32, 32), 0.875), Nothing()
+    found = evaluate(model, find_images(data), preprocessing, torch.device("cpu"), 7, 0, done.append)
+    assert (found.top1, found.top5) == (1 / 18, 3 / 18)  # images 0, 7 and 14, of classes 0, 2 and 4
     assert done == [7, 14, 18]
+    model.numbers = 0
+    with pytest.raises(UserError, match="nothing but NaN"):
+        evaluate(model, find_images(data), preprocessing, torch.device("cpu"), 7, 0, done.append)
 
 
 def test_a_limit_takes_images_of_all_classes(data: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from attnbench.config import Recipe, RunConfig, Timing
 from attnbench.errors import UserError
-from attnbench.plan import parse_resolution, plan, training_of
+from attnbench.plan import plan, training_of
 from attnbench.record import Cell
+from attnbench.validation import parse_resolution
 
 
 def configured(**values: Any) -> RunConfig:
@@ -117,6 +118,25 @@ def test_settings_reach_the_cells_of_their_mechanism_only() -> None:
     [
         ({"mechanisms": ["swn"]}, "did you mean 'swin'"),
         ({"mechanisms": []}, "at least one"),
+        ({"resolutions": []}, "resolutions: at least one is needed"),
+        ({"resolutions": "64"}, "resolutions must be a list"),
+        ({"mechanisms": "swin"}, "mechanisms must be list"),
+        ({"measure": "cost"}, "measure must be list"),
+        ({"seeds": "2"}, "seeds must be int, not '2'"),
+        ({"seeds": None}, "seeds must be int"),
+        ({"seeds": True}, "seeds must be int"),
+        ({"seeds": 10**10}, "at most 10000"),
+        ({"threads": 10**8}, "at most 1024"),
+        ({"num_classes": 10**12}, "at most 1000000"),
+        ({"device": None}, "device must be str"),
+        ({"batch_size": 1.5}, "batch_size must be int"),
+        ({"out": 5}, "out must be str"),
+        ({"out": ""}, "out is an empty path"),
+        ({"data": ""}, "data is an empty path"),
+        ({"settings": {"swin": 5}}, "settings of 'swin' must be a mapping"),
+        ({"recipe": {"samples": 3}}, "recipe must be a Recipe"),
+        ({"recipe": Recipe(samples=10**20)}, "at most 1000000000000"),
+        ({"recipe": Recipe(scale="x")}, "recipe.scale must be float"),  # type: ignore[arg-type]
         ({"mechanisms": ["swin", "swin"]}, "given twice"),
         ({"resolutions": ["64", "64x64"]}, "64x64 is given twice"),
         ({"size": "tny"}, "did you mean 'tiny'"),

@@ -73,6 +73,9 @@ def test_a_broken_plugin_raises_only_for_whoever_asks_for_it(tmp_path: Path) -> 
     assert "'broken'" in python(tmp_path, others).stdout
     asked = python(tmp_path, "import attnbench; attnbench.MECHANISMS['broken']")
     assert "cannot be loaded from broken_mixing: RuntimeError: no such library" in asked.stderr
+    install(tmp_path, "leaving_mixing", "import sys; sys.exit(3)", "leaving")
+    asked = python(tmp_path, "import attnbench; attnbench.MECHANISMS['leaving']")
+    assert "cannot be loaded from leaving_mixing: SystemExit: 3" in asked.stderr
 
 
 def test_a_plugin_that_does_not_register_its_name_is_named(tmp_path: Path) -> None:

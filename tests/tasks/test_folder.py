@@ -1,6 +1,7 @@
 """A folder of images: what is read, how it becomes RGB, and what is refused in one line that names it."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,11 @@ def test_loops_of_links_end_and_linked_folders_count_once(tree: Path) -> None:
     data = folder.Folder(tree)
     assert data.count("train") >= 3
     assert data.classes == ("cat", "dog")
+
+
+def test_a_pipe_named_like_an_image_is_refused(tree: Path) -> None:
+    os.mkfifo(tree / "train" / "cat" / "pipe.png")
+    assert "pipe.png' is no regular file" in refusal(tree)
 
 
 def test_a_broken_link_is_named(tree: Path) -> None:

@@ -98,7 +98,7 @@ def test_an_absolute_position_embedding_is_added_after_the_stem() -> None:
 def test_many_faults_are_told_in_one_line() -> None:
     with pytest.raises(attnbench.UserError, match=r"missing: .*, .*, .* and \d+ more; unexpected: x, y$"):
         attnbench.from_published("swin", SMALL["swin"], {"x": torch.zeros(1), "y": torch.zeros(1)}, RESOLUTION)
-    with pytest.raises(attnbench.UserError, match=r"norm\.weight.* are str, not a tensor"):
+    with pytest.raises(attnbench.UserError, match=r"norm\.weight.* are str, not a tensor under a name"):
         attnbench.from_published("swin", SMALL["swin"], {"norm.weight": "x"}, RESOLUTION)  # type: ignore[dict-item]
 
 
@@ -134,6 +134,17 @@ def test_no_weight_looks_like_a_buffer() -> None:
         ({"windowsize": 7}, "did you mean 'window_size'"),
         ({"window_size": "7"}, "window_size must be int"),
         ({"depths": [2, 2, 2]}, "depths must be 4 numbers"),
+        ({"depths": [2, 2, 4.0, 2]}, "depths must be a list of whole numbers"),
+        ({"depths": [2, 2, 0, 2]}, "depths must all be at least 1"),
+        ({"expand_sizes": [3, 3, -1, 3]}, "expand_sizes must all be at least 0"),
+        ({"num_classes": -1}, "num_classes must be at least 1"),
+        ({"window_size": 0}, "window_size must be at least 1"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio must be at least"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio must be at least"),
+        ({"drop_path_rate": 2.0}, "drop_path_rate must lie between 0 and 1"),
+        ({"num_heads": [3, 6, 12, 7]}, "does not divide into 7 heads"),
+        (None, "must be a mapping"),
+        ([("window_size", 7)], "must be a mapping"),
         ({"patch_size": 2}, "patch_size=2"),
         ({"use_shift": 1}, "use_shift must be bool"),
         ({"focal_pool": "median"}, "pool must be one of"),
@@ -143,9 +154,20 @@ def test_no_weight_looks_like_a_buffer() -> None:
     ],
     ids=str,
 )
-def test_a_configuration_that_is_not_understood_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_configuration_that_is_not_understood_is_refused(config: Any, message: str) -> None:
     with pytest.raises(attnbench.UserError, match=message):
         build("focal", config, (224, 224))
+
+
+def test_arguments_that_change_no_output_are_taken() -> None:
+    idle = {"img_size": 224, "use_checkpoint": True, "fused_window_process": False, "patch_size": (4, 4)}
+    assert design("swin", idle) == design("swin", {})
+
+
+def test_weights_that_are_no_tensors_by_name_are_refused() -> None:
+    for wrong in (None, [torch.zeros(1)], {3: torch.zeros(1)}):
+        with pytest.raises(attnbench.UserError, match=r"must be a mapping|not a tensor under a name"):
+            attnbench.from_published("swin", SMALL["swin"], wrong, RESOLUTION)  # type: ignore[arg-type]
 
 
 def test_an_unknown_kind_and_an_unknown_model_are_refused() -> None:
