@@ -217,7 +217,7 @@ def test_a_mechanism_added_later_is_timed_beside_the_reference_again(
     folder, rows = finished
     before = len((folder / "records.jsonl").read_text(encoding="utf-8").splitlines())
     words = [word.replace("swin,identity", "swin,identity,full") for word in RUN]
-    result = attnbench(*words, *QUICK, "--out", str(folder), "--json", "--measure", "cost", cwd=tmp_path)
+    result = attnbench(*words, *QUICK, "--out", str(folder), "--json", "--measure", "time", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "swin is timed again" in result.stderr
     after = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
@@ -242,7 +242,7 @@ def test_equal_seeds_give_equal_accuracy_figures(
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_ends_at_once_keeps_its_cells_and_goes_on(signal_number: int, tmp_path: Path) -> None:
-    words = [*RUN, *QUICK, "--measure", "cost", "--out", "run"]
+    words = [*RUN, *QUICK, "--measure", "macs,time", "--out", "run"]
     process = subprocess.Popen([*ATTNBENCH, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     records = tmp_path / "run" / "records.jsonl"
     while process.poll() is None and not (records.is_file() and records.read_bytes().count(b"\n") >= 2):
@@ -257,11 +257,11 @@ def test_an_interrupted_run_ends_at_once_keeps_its_cells_and_goes_on(signal_numb
     assert attnbench(*words, cwd=tmp_path).returncode == 0
     assert records.read_bytes().startswith(kept)
     keys = [json.loads(line)["key"] for line in records.read_text(encoding="utf-8").splitlines()]
-    assert len(keys) == len(set(keys)) == 16
+    assert len(keys) == len(set(keys)) == 8
 
 
 def test_a_second_run_on_a_busy_folder_is_refused_with_its_holder_named(tmp_path: Path) -> None:
-    words = [*RUN, *QUICK, "--measure", "cost", "--out", "run"]
+    words = [*RUN, *QUICK, "--measure", "macs,time", "--out", "run"]
     process = subprocess.Popen([*ATTNBENCH, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not (tmp_path / "run" / "config.yaml").is_file():
@@ -273,7 +273,7 @@ def test_a_second_run_on_a_busy_folder_is_refused_with_its_holder_named(tmp_path
 
 
 def test_a_killed_run_leaves_no_process_behind_and_goes_on(tmp_path: Path) -> None:
-    words = [*RUN, *QUICK, "--measure", "cost", "--out", "run"]
+    words = [*RUN, *QUICK, "--measure", "macs,time", "--out", "run"]
     process = subprocess.Popen([*ATTNBENCH, *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
     records = tmp_path / "run" / "records.jsonl"
     while process.poll() is None and not (records.is_file() and records.read_bytes().count(b"\n") >= 3):
@@ -286,7 +286,7 @@ def test_a_killed_run_leaves_no_process_behind_and_goes_on(tmp_path: Path) -> No
     assert not orphans(tmp_path)
     assert attnbench(*words, cwd=tmp_path).returncode == 0
     keys = [json.loads(line)["key"] for line in records.read_text(encoding="utf-8").splitlines()]
-    assert len(keys) == len(set(keys)) == 16
+    assert len(keys) == len(set(keys)) == 8
 
 
 def orphans(folder: Path) -> list[str]:
