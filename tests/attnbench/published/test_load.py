@@ -118,8 +118,9 @@ def test_many_faults_are_told_in_one_line() -> None:
     ],
 )
 def test_index_tables_of_real_checkpoints_are_ignored(buffer: str) -> None:
-    given = weights("focal") | {buffer: torch.zeros(3, 4)}
-    attnbench.from_published("focal", SMALL["focal"], given, RESOLUTION)
+    given = weights("focal")
+    model = attnbench.from_published("focal", SMALL["focal"], given | {buffer: torch.zeros(3, 4)}, RESOLUTION)
+    assert torch.equal(model.state_dict()["head.fc.weight"], given["head.weight"])
 
 
 def test_no_weight_looks_like_a_buffer() -> None:
