@@ -13,6 +13,7 @@ from attnbench.config import RunConfig
 from attnbench.errors import UserError
 from attnbench.names import parse
 from attnbench.registry import MECHANISMS
+from attnbench.validation import parse_resolution
 
 PUBLISHED, TIMM = "published", "timm"  # in the place of a size
 DEFAULT = ("focal", "swin")
@@ -85,7 +86,7 @@ def _model(text: str, config: RunConfig) -> Contender:
         return Contender(_label(mechanism, own, settings), mechanism, size, settings, (mechanism,))
     settings = _global(config, name) | own
     label = _label(name, own, settings)
-    models.check_changes(name, settings)
+    models.check_changes(name, settings, map(parse_resolution, config.resolutions))
     if name.startswith(models.TIMM):
         return Contender(label, name, TIMM, settings, ())
     return Contender(label, name, PUBLISHED, settings, (models.mechanism_of(name, settings),))

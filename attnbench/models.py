@@ -3,7 +3,7 @@
 Names and configurations need the standard library only; torch is imported when a model is made.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +69,24 @@ def create_model(
     return build(model.kind, model.config | changes, resolution, num_classes, **more)
 
 
-def check_changes(name: str, changes: dict[str, Any]) -> None:
-    """Refuse changes that the model of that name cannot be built with: it is built, on ``meta``."""
+def check_changes(name: str, changes: dict[str, Any], resolutions: Iterable[tuple[int, int]]) -> None:
+    """Refuse changes with which the model can be built at none of ``resolutions``: it is tried, on ``meta``."""
     reserved = next((key for key in ("num_classes", "resolution", "name", "head") if key in changes), None)
     if reserved is not None:
         raise UserError(f"{name}: {reserved} is no setting of a model; the run decides it")
-    if changes:
+    refused: UserError | None = None
+    for resolution in resolutions if changes else ():
         import torch
 
-        with torch.device("meta"):
-            create_model(name, **changes)
+        try:
+            with torch.device("meta"):
+                create_model(name, resolution, **changes)
+        except UserError as error:
+            refused = error
+        else:
+            return
+    if refused is not None:
+        raise refused
 
 
 def mechanism_of(name: str, changes: dict[str, Any]) -> str:

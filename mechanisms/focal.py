@@ -172,15 +172,13 @@ def _region_order(own: NDArray[np.bool_], ring: NDArray[np.intp]) -> tuple[NDArr
     Biases lie in a row: the own window's, the table's of the ring (``ring`` has the place of each), the merged ones of
     entries that share a place, one for places that no entry has. The second is (2, shared places).
     """
-    order = np.full(own.size, own.sum() + ring.size, dtype=np.int64)
-    order[own.ravel()] = np.arange(own.sum())
     first = {place: entry for entry, place in reversed(list(enumerate(ring.tolist())))}
     last = {place: entry for entry, place in enumerate(ring.tolist())}
     shared = [place for place in first if first[place] != last[place]]
+    order = np.full(own.size, own.sum() + ring.size + len(shared), dtype=np.int64)  # of no entry, unless told below
+    order[own.ravel()] = np.arange(own.sum())
     for place, entry in first.items():
         order[place] = own.sum() + entry
     for index, place in enumerate(shared):
         order[place] = own.sum() + ring.size + index
-    reached = np.union1d(np.flatnonzero(own), ring)
-    order[np.setdiff1d(np.arange(own.size), reached)] = own.sum() + ring.size + len(shared)
     return order, np.array([[first[place] for place in shared], [last[place] for place in shared]], dtype=np.int64)

@@ -35,6 +35,14 @@ def test_a_variant_is_a_contender_of_its_own_with_its_settings() -> None:
     assert [item.modules for item in found] == [("swin",), ("swin",), ("focal",)]
 
 
+def test_a_variant_needs_to_be_buildable_at_one_of_the_resolutions_only() -> None:
+    """Eight cells to a window's side fit a window of 14 tokens, and none of 7, to which stage 4 at 224 shrinks it."""
+    deep = "focal_tiny[window_size=14, focal_levels=[5,5,5,5]]"
+    with pytest.raises(UserError, match="use fewer levels"):
+        contenders(RunConfig(models=[deep], resolutions=["224"]))
+    assert len(contenders(RunConfig(models=[deep], resolutions=["224", "896"]))) == 1
+
+
 def test_settings_of_the_run_reach_variants_and_give_way_to_their_own() -> None:
     config = RunConfig(mechanisms=["focal", "focal[expand=0]"], settings={"focal": {"window": 5, "expand": 1}})
     assert [item.settings for item in contenders(config)] == [{"window": 5, "expand": 1}, {"window": 5, "expand": 0}]

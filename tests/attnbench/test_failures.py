@@ -114,7 +114,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", ["import attnbench; attnbench.run(attnbench.RunConfig(**{}))"])
 def test_a_run_needs_no_script_file(code: str, tmp_path: Path) -> None:
-    values = "mechanisms=['identity'], resolutions=[(32, 40)], measure=['cost'], device='cpu', threads=1, out='run'"
+    values = "mechanisms=['identity'], resolutions=[(32, 40)], measure=['macs'], device='cpu', threads=1, out='run'"
     result = subprocess.run(
         [sys.executable, "-"],
         input=f"{code.replace('**{}', values)}\nprint('done')",
