@@ -14,7 +14,17 @@ from attnbench.errors import UserError
 
 SCHEMA = 1
 
-Probe = Literal["macs", "latency", "memory_inference", "memory_training", "training", "accuracy"]
+Probe = Literal[
+    "macs",
+    "latency",
+    "latency_one",
+    "training_step",
+    "best_batch",
+    "memory_inference",
+    "memory_training",
+    "training",
+    "accuracy",
+]
 Status = Literal["ok", "out_of_memory", "timeout", "unsupported", "skipped", "failed"]
 Json = dict[str, Any]
 
@@ -34,13 +44,39 @@ METRICS: Mapping[str, Metric] = {
         "MAC", "lower", "Multiply-accumulates of matmuls, convolutions and attention, one image; 1 MAC = 2 FLOPs."
     ),
     "macs_closed_form": Metric("MAC", "lower", "The same, by each mechanism's formula, without tracing."),
+    "macs_fvcore": Metric("MAC", "lower", "The same, counted by fvcore with this project's handlers."),
+    "macs_ideal": Metric("MAC", "lower", "The same without padding and masked pairs: what the outputs need."),
+    "macs_attention": Metric("MAC", "lower", "The part of the MACs that attention modules do, projections included."),
+    "macs_mlp": Metric("MAC", "lower", "The part of the MACs that the blocks' MLPs do."),
     "latency": Metric("s", "lower", "Seconds for one batch in inference; median over rounds."),
     "throughput": Metric("img/s", "higher", "Batch size divided by latency."),
     "time_ratio": Metric("1", "lower", "Time over the reference's, paired by round; median; 95 % interval."),
     "noise_floor": Metric("1", "lower", "How far the reference, timed against itself in the same rounds, is from 1."),
+    "anchor_ratio": Metric(
+        "1", "lower", "Time over that of a fixed piece of work in the same rounds: what two runs are compared by."
+    ),
+    "latency_one": Metric("s", "lower", "Seconds for one image in inference, where the batch has several."),
+    "training_step": Metric("s", "lower", "Seconds for forward and backward of one batch; median over rounds."),
+    "best_batch_size": Metric("1", "neither", "The batch size, found by doubling, with the highest throughput."),
+    "largest_batch_size": Metric("1", "higher", "The largest batch size that fits, found by doubling and bisection."),
+    "best_throughput": Metric("img/s", "higher", "Images per second at the best batch size."),
+    "parameter_memory": Metric("B", "lower", "Bytes of parameters and buffers."),
+    "optimizer_memory": Metric("B", "lower", "Bytes of AdamW's two moments, which a training holds besides."),
     "peak_memory_inference": Metric("B", "lower", "Peak bytes of one inference batch above parameters and input."),
     "peak_memory_training": Metric("B", "lower", "Peak bytes of one training step above parameters and input."),
     "peak_rss": Metric("B", "lower", "Growth of the peak resident set of a fresh process over the same step."),
+    "peak_reserved": Metric("B", "lower", "Growth of what the CUDA allocator holds of the device over the same step."),
+    "peak_device": Metric("B", "lower", "Growth of the memory in use on the whole CUDA device over the same step."),
+    "predicted_memory_inference": Metric(
+        "B", "lower", "Peak bytes of one inference batch, predicted by running it on fake tensors."
+    ),
+    "predicted_memory_training": Metric(
+        "B", "lower", "Peak bytes of one training step, predicted by running it on fake tensors."
+    ),
+    "predicted_rss": Metric("B", "lower", "Growth of the resident set of a fresh process, predicted in the same way."),
+    "predicted_time": Metric(
+        "s", "lower", "Seconds that a measurement takes at least, predicted from work and this machine's speed."
+    ),
     "top1": Metric("1", "higher", "Share of validation images whose highest logit is the true class."),
     "train_loss": Metric("1", "lower", "Mean training loss over the last tenth of the steps."),
     "train_time": Metric("s", "lower", "Seconds of training, data included."),
@@ -61,13 +97,16 @@ class Cell:
     num_classes: int
     batch_size: int | None = None  # of a cost probe; a recipe has its own
     settings: Json = field(default_factory=dict)  # of the mechanism, where they are not its defaults
-    reference: str | None = None  # latency: the mechanism that ratios are taken to
+    reference: str | None = None  # what is timed: the mechanism that ratios are taken to
     task: str | None = None
     data: str | None = None  # identity of the data, not its path
     seed: int | None = None
     train_resolution: tuple[int, int] | None = None
     recipe: Json | None = None  # of the training that an accuracy stands on too
-    timing: Json | None = None  # of a latency
+    timing: Json | None = None  # of what is timed in rounds
+    compile: bool | None = None  # True: torch.compile
+    channels_last: bool | None = None  # True: images and convolutions in channels-last memory format
+    sdpa: str | None = None  # the only kernel that scaled_dot_product_attention may take; None: torch chooses
 
     @property
     def key(self) -> str:
