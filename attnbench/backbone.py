@@ -46,7 +46,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+        attended = self.attn(self.norm1(x))
+        if attended.shape != x.shape:  # another one might broadcast, and its numbers would look like numbers
+            raise ValueError(f"attention returned {tuple(attended.shape)} for {tuple(x.shape)}")
+        x = x + self.drop_path(self.scale1(attended))
         out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return out
 
@@ -124,6 +127,20 @@ class Backbone(nn.Module):
                 total += formula(rows, columns, prefix) if prefix else formula(rows, columns)
                 total += cast(Mlp, block.mlp).macs(tokens + prefix)
         return total + (self.head.macs() if isinstance(self.head, ClassificationHead) else 0)
+
+    def ideal_macs(self, height: int, width: int) -> int:
+        """Return the MACs of :meth:`macs` without attention's padding and masked pairs, for one (height, width) image.
+
+        What surrounds the attention is the same for every mechanism, and counts in full, its borders' zeros included.
+        """
+        total = self.macs(height, width)
+        for stage, (grid, blocks) in enumerate(zip(self.architecture.grids((height, width)), self.blocks, strict=True)):
+            place = (*grid, 1) if self._has_token(stage) else grid
+            for block in cast(nn.ModuleList, blocks):
+                formula = cast(Callable[..., int], cast(Attention, block.attn).macs)
+                ideal = cast(Callable[..., int], getattr(block.attn, "ideal_macs", formula))
+                total += ideal(*place) - formula(*place)
+        return total
 
     def surplus(self, height: int, width: int) -> dict[str, int]:
         """Return the MACs that the authors' code does beyond these for one (height, width) image, by what it does."""

@@ -42,7 +42,11 @@ class Attention(Protocol):
     A mechanism that declares ``prefix=True`` also takes ``forward(x, prefix)`` with prefix tokens (B, P, C), a class
     token for instance, which attend and are attended as tokens of no place; it then returns both, mapped, and its
     ``macs`` takes their number as a third argument. Where the authors' code multiplies what the same outputs do not
-    need, ``surplus(height, width)`` may say so: MACs by what they are spent on.
+    need, ``surplus(height, width)`` may say so: MACs by what they are spent on. Where the module itself multiplies
+    padding, or products that it then masks, ``ideal_macs`` takes what ``macs`` takes and returns the MACs without: of
+    the map's own tokens, of the (query, key) pairs of them that may attend each other, and of the pooled cells that
+    hold a token of the map. Padding is never counted, not even where a border policy lets it be attended. Of a module
+    without the method, all MACs are ideal.
     """
 
     def forward(self, x: "Tensor") -> "Tensor":

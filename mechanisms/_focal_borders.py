@@ -5,6 +5,7 @@ visible, and puts the map back.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar, Self
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from attnbench.errors import UserError
 
 from ._pooling import CentredCells, PresentCells
-from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, same_window, windows_along
+from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 Regions = tuple[tuple[int, int], ...]  # per pooled level: side of the attended region, and cells to a window's side
 
@@ -67,6 +68,15 @@ class MaskedBorder:
     def tokens(self, height: int, width: int) -> int:
         """Return how many tokens are projected to queries, keys and values."""
         return height * width
+
+    def real(self, side: int) -> NDArray[np.bool_]:
+        """Return which places along an axis of windows are tokens of the map."""
+        return np.arange(windows_along(side, self.window) * self.window) < side
+
+    def fine_pairs(self, height: int, width: int) -> int:
+        """Return how many queries and fine keys, tokens of the map, may attend each other."""
+        axes = [self.real(side) for side in (height, width)]
+        return prod(pairs(real, regions_along(real, self.window, self.expand)) for real in axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,26 @@ class WrappedBorder:
         """Return how many tokens are projected to queries, keys and values."""
         return windows_along(height, self.window) * windows_along(width, self.window) * self.window**2
 
+    def real(self, side: int) -> NDArray[np.bool_]:
+        """Return which places along an axis of windows are tokens of the map."""
+        padded = windows_along(side, self.window) * self.window
+        return (np.arange(padded) + self.shift) % padded < side
+
+    def fine_pairs(self, height: int, width: int) -> int:
+        """Return how many queries and fine keys, tokens of the map, may attend each other."""
+        own = pairs_along(height, self.window, self.shift) * pairs_along(width, self.window, self.shift)
+        # The rolls reach the same rows as columns, and every row of these with every column, the own window's too.
+        place = np.arange(self.window + 2 * self.expand)
+        reached = (place < self.window) | (place >= 2 * self.expand)
+        inner = reached & (place >= self.expand) & (place < self.expand + self.window)
+        axes = [self.real(side) for side in (height, width)]
+        regions = [regions_along(real, self.window, self.expand, around=True) for real in axes]
+        square, hole = (
+            prod(pairs(real, region[:, some]) for real, region in zip(axes, regions, strict=True))
+            for some in (reached, inner)
+        )
+        return own + square - hole
+
 
 BORDERS: dict[str, type[MaskedBorder | WrappedBorder]] = {"masked": MaskedBorder, "wrapped": WrappedBorder}
 
@@ -150,6 +180,21 @@ def own_window(window: int, expand: int) -> NDArray[np.bool_]:
 def extend(x: Tensor, margin: int) -> Tensor:
     """Extend the map (B, H, W, C) by ``margin`` tokens or cells of zeros on every side."""
     return F.pad(x, (0, 0, margin, margin, margin, margin)) if margin else x
+
+
+def regions_along(present: NDArray[np.bool_], count: int, margin: int, around: bool = False) -> NDArray[np.bool_]:
+    """Return which cells are present in every window's region along an axis: (windows, margin + count + margin).
+
+    A window has ``count`` cells. Beyond the axis no cell is present, or those ``around`` it are.
+    """
+    extended = np.pad(present, margin, mode="wrap" if around else "constant")
+    return np.lib.stride_tricks.sliding_window_view(extended, count + 2 * margin)[::count]
+
+
+def pairs(real: NDArray[np.bool_], regions: NDArray[np.bool_]) -> int:
+    """Return how many queries that are ``real`` and keys of their windows' ``regions`` there are along an axis."""
+    queries = real.reshape(len(regions), -1)
+    return int(np.count_nonzero(queries, axis=1) @ np.count_nonzero(regions, axis=1))
 
 
 @cached_constant

@@ -39,6 +39,12 @@ class PresentCells:
         cut = ordered.reshape(x.shape[0], rows, columns, self.side**2, x.shape[3])
         return cut, _present(x.shape[1], x.shape[2], self.window, self.cells, x.device)
 
+    def held(self, real: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return how many tokens of the map each cell holds along an axis, told which places of windows are such."""
+        windows = real.reshape(-1, self.window)
+        places = np.pad(windows, ((0, 0), (0, self.side * self.cells - self.window)))
+        return np.count_nonzero(places.reshape(-1, self.side), axis=1)
+
 
 @dataclass(frozen=True, slots=True)
 class CentredCells:
@@ -59,6 +65,12 @@ class CentredCells:
         middle = x.narrow(1, starts[0], counts[0] * self.side).narrow(2, starts[1], counts[1] * self.side)
         tiles = middle.unflatten(2, (counts[1], self.side)).unflatten(1, (counts[0], self.side))
         return tiles.transpose(2, 3).flatten(3, 4), None
+
+    def held(self, real: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return how many tokens of the map each cell holds along an axis, told which places of windows are such."""
+        middle = real.size // self.window * self.cells * self.side
+        start = (real.size - middle) // 2
+        return np.count_nonzero(real[start : start + middle].reshape(-1, self.side), axis=1)
 
 
 class WindowPool(nn.Module):
@@ -98,6 +110,10 @@ class WindowPool(nn.Module):
     def macs(self, cells: int) -> int:
         """Return the MACs of pooling ``cells`` cells; mean and max multiply nothing."""
         return cells * self.tiles.side**2 * self.dim if self.pool in LEARNED else 0
+
+    def ideal_macs(self, tokens: int) -> int:
+        """Return the MACs of pooling cells that hold ``tokens`` tokens of the map."""
+        return tokens * self.dim if self.pool in LEARNED else 0
 
 
 @cached_constant

@@ -17,6 +17,13 @@ def windows_along(side: int, window: int) -> int:
     return -(-side // window)
 
 
+def pairs_along(side: int, window: int, shift: int) -> int:
+    """Return how many pairs of places share a segment of an axis: ``shift`` places, then ``window`` each, the rest."""
+    first = min(shift, side)
+    whole, rest = divmod(side - first, window)
+    return first**2 + whole * window**2 + rest**2
+
+
 def pad_to_windows(x: Tensor, window: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to multiples of ``window``."""
     bottom, right = -x.shape[1] % window, -x.shape[2] % window

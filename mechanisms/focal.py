@@ -7,6 +7,7 @@ see ``_focal_borders.py``: ``masked`` in the uniform backbone, ``wrapped`` in th
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
-from ._focal_borders import BORDERS, extend, own_window
+from ._focal_borders import BORDERS, extend, own_window, pairs, regions_along
 from ._pooling import POOLS, WindowPool
 from ._regions import gather_regions
 from ._windows import (
@@ -123,6 +124,19 @@ class FocalAttention(nn.Module):
         products = 2 * windows * self.window**2 * keys * dim
         projections = (3 * self.border.tokens(height, width) + height * width) * dim**2
         return int(projections + pooling + 2 * sum(pooled) * dim**2 + products)
+
+    def ideal_macs(self, height: int, width: int) -> int:
+        """Return the MACs without padding and masked keys."""
+        dim, axes = self.proj.in_features, [self.border.real(side) for side in (height, width)]
+        total, attended = 4 * height * width * dim**2, self.border.fine_pairs(height, width)
+        for module, (side, count) in zip(self.pool_layers, self.regions, strict=True):
+            pool = cast(WindowPool, module)
+            held = [pool.tiles.held(real) for real in axes]
+            cells = prod(int(np.count_nonzero(tokens)) for tokens in held)
+            total += pool.ideal_macs(prod(int(tokens.sum()) for tokens in held)) + 2 * cells * dim**2
+            regions = [regions_along(tokens > 0, count, (side - count) // 2) for tokens in held]
+            attended += prod(pairs(*axis) for axis in zip(axes, regions, strict=True))
+        return total + 2 * attended * dim
 
     def surplus(self, height: int, width: int) -> dict[str, int]:
         """Return the MACs that the authors' code does beyond these, for the same outputs."""

@@ -8,6 +8,7 @@ uniform backbone, ``attended`` in the published models.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar, Self, cast
 
 import numpy as np
@@ -180,6 +181,17 @@ class NearestFocalAttention(nn.Module):
         projections = (3 * self.border.tokens(height, width) + height * width + 2 * sum(pooled)) * dim**2
         return int(projections + pooling + self._network(self._distinct(height, width)) + products)
 
+    def ideal_macs(self, height: int, width: int) -> int:
+        """Return the MACs without padding, of the bias networks for the displacements of the map itself."""
+        dim = self.proj.in_features
+        total = 4 * height * width * dim**2 + 2 * self._pairs(height, width) * dim
+        for module in self.pool_layers:
+            pool = cast(WindowPool, module)
+            held = [pool.tiles.held(self._real(side)) for side in (height, width)]
+            cells = prod(int(np.count_nonzero(tokens)) for tokens in held)
+            total += pool.ideal_macs(prod(int(tokens.sum()) for tokens in held)) + 2 * cells * dim**2
+        return total + self._network(len(self.selection.cells) * (2 * height - 1) * (2 * width - 1))
+
     def surplus(self, height: int, width: int) -> dict[str, int]:
         """Return the MACs that the authors' code does beyond these, for the same outputs."""
         pairs = self._padded(height, width) * self._keys(height, width)
@@ -201,6 +213,23 @@ class NearestFocalAttention(nn.Module):
         """Return the keys of a query."""
         choices = [_choices(self.selection, cells, height, width) for cells in self.selection.cells]
         return sum(min(self.selection.topk, count) for count in choices)
+
+    def _real(self, side: int) -> NDArray[np.bool_]:
+        """Return which places along an axis of windows are tokens of the map."""
+        return np.arange(windows_along(side, self.window) * self.window) < side
+
+    def _pairs(self, height: int, width: int) -> int:
+        """Return how many queries, tokens of the map, and keys that hold such attend each other."""
+        if self.border.tokens(height, width) == height * width:  # no padding is among the nearest
+            return height * width * self._keys(height, width)
+        axes = [self._real(side) for side in (height, width)]
+        present = [np.outer(*axes).ravel()]  # by number, see _nearest
+        for module in self.pool_layers:
+            held = [cast(WindowPool, module).tiles.held(real) for real in axes]
+            present.append((np.outer(*held) > 0).ravel())
+        chosen = cast(Tensor, _nearest(self.selection, height, width, torch.device("cpu")))[0].numpy()
+        rows, columns = (np.count_nonzero(real.reshape(-1, self.window), axis=1) for real in axes)
+        return int(np.outer(rows, columns).ravel() @ np.count_nonzero(np.concatenate(present)[chosen], axis=1))
 
     def _distinct(self, height: int, width: int) -> int:
         """Return the displacements of the padded map, all levels together."""

@@ -112,6 +112,12 @@ class SpatialReductionAttention(nn.Module):
         keys = patches + prefix
         return 2 * tokens * dim**2 + reduction + 2 * keys * dim**2 + 2 * tokens * keys * dim
 
+    def ideal_macs(self, height: int, width: int, prefix: int = 0) -> int:
+        """Return the MACs without the padding of the last patches; every patch holds a token."""
+        patches = self.border.patches(height, self.sr_ratio) * self.border.patches(width, self.sr_ratio)
+        padding = max(0, patches * self.sr_ratio**2 - height * width)
+        return self.macs(height, width, prefix) - padding * self.proj.in_features**2
+
     def _reduce(self, x: Tensor, prefix: Tensor | None) -> Tensor:
         """Return (B, P + N / R², C)."""
         # A channels-last map seen as NCHW is what the convolution takes without a copy.

@@ -22,6 +22,7 @@ from ._windows import (
     cached_constant,
     merge_windows,
     pad_to_windows,
+    pairs_along,
     same_window,
     split_heads_by_window,
     windows_along,
@@ -61,6 +62,10 @@ class MaskedBorder:
     def shifts(self, height: int, width: int) -> tuple[int, int]:
         """Return the shift of each axis."""
         return self.shift if height > self.window else 0, self.shift if width > self.window else 0
+
+    def pairs(self, side: int) -> int:
+        """Return how many pairs of the map's tokens may attend each other along an axis of ``side`` tokens."""
+        return pairs_along(side, self.window, self.shifts(side, side)[0])
 
     def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
         """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
@@ -105,6 +110,14 @@ class ShrunkBorder:
         """Cut the map out of what windows cover, and shift back."""
         cut = out[:, :height, :width]
         return cut.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else cut
+
+    def pairs(self, side: int) -> int:
+        """Return how many pairs of the map's tokens may attend each other along an axis of ``side`` tokens.
+
+        Padding comes after the shift: every window is whole but the last, which the mask of the shift parts.
+        """
+        whole = windows_along(side, self.window) - 1
+        return whole * self.window**2 + pairs_along(side - whole * self.window, self.window, self.window - self.shift)
 
     def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
         """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
@@ -176,6 +189,11 @@ class ShiftedWindowAttention(nn.Module):
         windows = windows_along(height, self.window) * windows_along(width, self.window)
         projections = (3 * self.border.tokens(height, width) + height * width) * dim**2
         return projections + 2 * windows * area**2 * dim
+
+    def ideal_macs(self, height: int, width: int) -> int:
+        """Return the MACs without padding and without pairs that the shift's mask hides."""
+        dim = self.proj.in_features
+        return 4 * height * width * dim**2 + 2 * self.border.pairs(height) * self.border.pairs(width) * dim
 
 
 @cached_constant

@@ -77,6 +77,14 @@ def test_it_runs_on_meta_and_its_closed_form_equals_the_trace(module: nn.Module,
     assert 2 * module.macs(*grid) == counter.get_total_flops()  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_ideal_macs_leave_out_what_macs_count(module: nn.Module, grid: tuple[int, int]) -> None:
+    macs: Any = module.macs
+    ideal: Any = getattr(module, "ideal_macs", macs)
+    assert 0 <= ideal(*grid) <= macs(*grid)
+    assert isinstance(ideal(*grid), int)
+
+
 def test_the_output_is_the_same_twice(module: nn.Module) -> None:
     x = image_map(module.eval(), (13, 17))
     assert torch.equal(module(x), module(x))

@@ -7,17 +7,16 @@ then masked was executed. Operators that are no sum of products (FFT, grid sampl
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from itertools import chain
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.errors import UserError
+from attnbench.measure.twins import meta_twin
 
 FLOPS_PER_MAC = 2
 
@@ -34,7 +33,7 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     # backward: whatever the caller's mode, the trace runs as a plain forward with gradients.
     with torch.inference_mode(False), torch.enable_grad(), _no_fast_path():
         try:
-            twin = _meta_twin(model).eval()
+            twin = meta_twin(model).eval()
             image = torch.empty(1, *input_size, dtype=_input_dtype(model), device="meta")
             with counter:
                 twin(image)
@@ -45,41 +44,6 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
                 f"MACs of {type(model).__name__} at {input_size} cannot be traced on meta: {_one_line(error)}"
             ) from error
     return int(counter.get_total_flops()) // FLOPS_PER_MAC
-
-
-class _CopyToMeta(TorchFunctionMode):
-    """Within it, copying a tensor makes an empty one on ``meta``.
-
-    A memo of parameters and buffers would miss the tensors that a model keeps without registering them (cached index
-    tables, weights that a parametrisation computes): those would stay behind on their device, and break the trace.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is Tensor.clone:  # nn.Parameter copies its data so, and keeps its class, requires_grad and ties itself
-            return torch.empty_like(args[0], device="meta")
-        if func is Tensor.__deepcopy__:
-            tensor, memo = args
-            if id(tensor) not in memo:
-                memo[id(tensor)] = _empty_twin(tensor)
-            return memo[id(tensor)]
-        return func(*args, **(kwargs or {}))
-
-
-def _meta_twin(model: nn.Module) -> nn.Module:
-    """Return a deep copy of ``model`` with every tensor on ``meta``, shared ones still shared."""
-    with _CopyToMeta():
-        return deepcopy(model)
-
-
-def _empty_twin(tensor: Tensor) -> Tensor:
-    twin = torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
-    return twin if tensor.is_leaf else twin.clone()  # a leaf that needs a gradient could not be written to in place
 
 
 def _input_dtype(model: nn.Module) -> torch.dtype:
