@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from attnbench.errors import UserError
@@ -83,7 +84,7 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that the key is computed once
 class Cell:
     """One probe of one mechanism at one resolution, or one training."""
 
@@ -108,14 +109,16 @@ class Cell:
     channels_last: bool | None = None  # True: images and convolutions in channels-last memory format
     sdpa: str | None = None  # the only kernel that scaled_dot_product_attention may take; None: torch chooses
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of every field that is set: 16 hex digits. A field added later with default None keeps old keys."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        own = {item.name: getattr(self, item.name) for item in fields(self)}  # asdict would copy them, which is slow
+        text = json.dumps(_set(own), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_json(self) -> Json:
         """Return the fields that are set."""
-        return {name: value for name, value in asdict(self).items() if value is not None and value != {}}
+        return _set(asdict(self))
 
     @classmethod
     def from_json(cls, data: Json) -> "Cell":
@@ -146,7 +149,8 @@ class Measurement:
     def to_json(self) -> Json:
         """Return the six fixed fields, and the others where they are set."""
         always = {"metric", "value", "unit", "low", "high", "samples"}
-        return {name: value for name, value in asdict(self).items() if name in always or value not in (None, ())}
+        values = ((item.name, getattr(self, item.name)) for item in fields(self))  # asdict would copy every sample
+        return {name: value for name, value in values if name in always or value not in (None, ())}
 
     @classmethod
     def from_json(cls, data: Json) -> "Measurement":
@@ -201,6 +205,10 @@ class Record:
     def measured(self, metric: str) -> Measurement | None:
         """Return the measurement of ``metric``, or None."""
         return next((item for item in self.measurements if item.metric == metric), None)
+
+
+def _set(data: Json) -> Json:
+    return {name: value for name, value in data.items() if value is not None and value != {}}
 
 
 def _refuse_unknown(cls: type, data: Json) -> None:

@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -54,33 +54,47 @@ def figures(rows: Sequence[Row], known: Spreads | None = None) -> dict[str, Figu
     """Return the figures that have data, by name."""
     with panels.style():
         look = panels.looks(rows)
+        shown = [row for row in rows if row["mechanism"] in look]
+        spared = panels.mechanisms_left_out(len(_names([rows])) - len(look))
         made = (
-            accuracy_against_throughput(rows, known or {}, look),
-            latency_against_resolution(rows, known or {}, look),
-            memory_against_resolution(rows, look),
+            accuracy_against_throughput(shown, known or {}, look, spared),
+            latency_against_resolution(shown, known or {}, look, spared),
+            memory_against_resolution(shown, look, spared),
         )
     return {name: figure for name, figure in zip(NAMES, made, strict=True) if figure is not None}
 
 
 def render(figure: Figure, kind: str) -> bytes:
     """Return the figure as ``png`` or ``svg``: the same bytes for the same rows and the same matplotlib."""
-    FigureCanvasAgg(figure)
     data = io.BytesIO()
-    unstamped = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(data, format=kind, metadata=unstamped)
+    dots = figure.dpi
+    try:  # savefig would draw twice, once for a layout that is settled
+        if kind == "svg":
+            FigureCanvasSVG(figure).print_svg(data, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+        else:
+            FigureCanvasAgg(figure).print_png(data, metadata={"Software": None})  # type: ignore[no-untyped-call]
+    finally:
+        figure.dpi = dots  # SVG takes its own
     return data.getvalue()
 
 
-def accuracy_against_throughput(rows: Sequence[Row], known: Spreads, look: Mapping[str, Look]) -> Figure | None:
-    """Draw scores over throughput: colour for the mechanism, marker for the resolution, hollow for transfer."""
+def accuracy_against_throughput(
+    rows: Sequence[Row], known: Spreads, look: Mapping[str, Look], spared: str = ""
+) -> Figure | None:
+    """Draw scores over throughput: colour for the mechanism, marker for the resolution, hollow for transfer.
+
+    ``spared`` is a note on what the rows lack, here and in the other figures.
+    """
     complete = [
         row for row in rows if row["headline_value"] is not None and panels.positive(row["throughput_img_per_s"])
     ]
+    missing = [row for row in rows if row not in complete]
+    sizes = sorted({(side(row["resolution"]), pixels(row["resolution"])) for row in complete})
+    markers = {name: marker for (_, name), marker in zip(sizes, panels.MARKERS, strict=False)}
+    complete = [row for row in complete if pixels(row["resolution"]) in markers]
     split = _split(complete, ("task", "headline_metric", *SETTING))
     if not split:
         return None
-    sizes = sorted({(side(row["resolution"]), pixels(row["resolution"])) for row in complete})
-    markers = {name: panels.MARKERS[index % len(panels.MARKERS)] for index, (_, name) in enumerate(sizes)}
     figure, axes = panels.grid(
         [", ".join(filter(None, (_plain(found[0]["task"]), setting(found[0])))) for found in split]
     )
@@ -89,12 +103,13 @@ def accuracy_against_throughput(rows: Sequence[Row], known: Spreads, look: Mappi
     if any(row["transfer"] for row in complete):
         handles.append(_grey("o", "transfer", hollow=True))
     seeds = any(len(known.get(identity(row), Spread()).scores) > 1 for row in complete)
-    missing = [row for row in rows if row not in complete]
     notes = [
         "Bars: least to greatest over seeds." if seeds else "One seed per point: indicative.",
         "Hollow: trained at another resolution, not to be ranked with the filled." if len(handles) > len(sizes) else "",
         panels.left_out([{**row, "headline_value": None} for row in missing], "headline_value"),
         panels.panels_left_out(len(split)),
+        panels.resolutions_left_out(len(sizes) - len(markers)),
+        spared,
     ]
     panels.finish(figure, handles, notes)
     colours = {panels.short(name): panels.readable(one.colour) for name, one in look.items()}
@@ -103,7 +118,9 @@ def accuracy_against_throughput(rows: Sequence[Row], known: Spreads, look: Mappi
     return figure
 
 
-def latency_against_resolution(rows: Sequence[Row], known: Spreads, look: Mapping[str, Look]) -> Figure | None:
+def latency_against_resolution(
+    rows: Sequence[Row], known: Spreads, look: Mapping[str, Look], spared: str = ""
+) -> Figure | None:
     """Draw the latency of a batch over resolution, with its 95 % interval."""
     split = _split([row for row in rows if panels.positive(row["latency_s"])], SETTING)
     if not split:
@@ -114,20 +131,19 @@ def latency_against_resolution(rows: Sequence[Row], known: Spreads, look: Mappin
         intervals = {identity(row): _latency_interval(row, known) for row in found}
         bars = bars or any(intervals.values())
         _lines(panel, found, "latency_s", 1e3, look)
-        for row in found:
-            if ends := intervals[identity(row)]:
-                _bar(panel, row, ends, look[str(row["mechanism"])].colour)
+        _bars(panel, [(row, ends) for row in found if (ends := intervals[identity(row)])], look)
         panel.set_ylabel("latency (ms per batch)")
     notes = [
         "Bars: 95 % interval." if bars else "",
         panels.left_out(rows, "latency_s"),
         panels.panels_left_out(len(split)),
+        spared,
     ]
     panels.finish(figure, panels.legend_of(_names(split), look), notes)
     return figure
 
 
-def memory_against_resolution(rows: Sequence[Row], look: Mapping[str, Look]) -> Figure | None:
+def memory_against_resolution(rows: Sequence[Row], look: Mapping[str, Look], spared: str = "") -> Figure | None:
     """Draw peak memory over resolution: inference and training in panels of their own."""
     split = [
         (step, found)
@@ -146,7 +162,7 @@ def memory_against_resolution(rows: Sequence[Row], look: Mapping[str, Look]) -> 
     alike = len(set(missing.values())) == 1
     notes = [missing["inference"]] if alike else [f"{note} ({step})" for step, note in missing.items() if note]
     names = _names([found for _, found in split])
-    panels.finish(figure, panels.legend_of(names, look), [*notes, panels.panels_left_out(len(split))])
+    panels.finish(figure, panels.legend_of(names, look), [*notes, panels.panels_left_out(len(split)), spared])
     return figure
 
 
@@ -192,17 +208,21 @@ def _scores(
         joined = sorted(points)
         axes.plot(*zip(*joined, strict=True), color=colour, linestyle=look[name].dash, linewidth=1, alpha=0.35)
         strokes += pairwise(joined)
+        alike: dict[tuple[str, bool, bool], list[tuple[float, float, float, float]]] = {}
         for row, (x, y) in zip(own, points, strict=True):
-            seeds = [factor * value for value in known.get(identity(row), Spread()).scores]
-            ends = [[y - min(seeds)], [max(seeds) - y]] if len(seeds) > 1 else None
-            strokes += [((x, min(seeds)), (x, max(seeds)))] if ends else []
+            seeds = [factor * value for value in known.get(identity(row), Spread()).scores] or [y]
+            strokes += [((x, min(seeds)), (x, max(seeds)))] if len(seeds) > 1 else []
+            drawn_as = (markers[pixels(row["resolution"])], bool(row["transfer"]), len(seeds) > 1)
+            alike.setdefault(drawn_as, []).append((x, y, y - min(seeds), max(seeds) - y))
+        for (marker, hollow, several), places in alike.items():
+            xs, ys, below, above = zip(*places, strict=True)
             axes.errorbar(
-                x,
-                y,
-                yerr=ends,
+                xs,
+                ys,
+                yerr=(below, above) if several else None,
                 color=colour,
-                marker=markers[pixels(row["resolution"])],
-                markerfacecolor="white" if row["transfer"] else colour,
+                marker=marker,
+                markerfacecolor="white" if hollow else colour,
                 markersize=7,
                 capsize=3,
                 linestyle="",
@@ -226,7 +246,7 @@ def _lines(axes: Axes, rows: Sequence[Row], column: str, factor: float, look: Ma
         points = sorted({(side(r["resolution"]), factor * _number(r[column])) for r in rows if r["mechanism"] == name})
         x, y = zip(*points, strict=True)
         own = look[name]
-        sns.lineplot(x=x, y=y, ax=axes, estimator=None, color=own.colour, marker=own.marker, linestyle=own.dash, ms=7)
+        axes.plot(x, y, color=own.colour, marker=own.marker, linestyle=own.dash, ms=7, mec="w", mew=0.75)
         values += y
     panels.log_axis(axes, "y", values)
     panels.resolution_axis(axes, rows)
@@ -242,8 +262,13 @@ def _latency_interval(row: Row, known: Spreads) -> tuple[float, float] | None:
     return _number(low) * second, _number(high) * second
 
 
-def _bar(axes: Axes, row: Row, ends: tuple[float, float], colour: str) -> None:
-    value = _number(row["latency_s"])
-    below, above = max(value - ends[0], 0), max(ends[1] - value, 0)
-    x = side(row["resolution"])
-    axes.errorbar(x, 1e3 * value, yerr=[[1e3 * below], [1e3 * above]], color=colour, capsize=3, linestyle="")
+def _bars(axes: Axes, found: Sequence[tuple[Row, tuple[float, float]]], look: Mapping[str, Look]) -> None:
+    """Draw the intervals of latencies, a mechanism's together."""
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
+    for row, (low, high) in found:
+        value = _number(row["latency_s"])
+        place = (side(row["resolution"]), 1e3 * value, 1e3 * max(value - low, 0), 1e3 * max(high - value, 0))
+        series.setdefault(str(row["mechanism"]), []).append(place)
+    for name, places in series.items():
+        x, y, below, above = zip(*places, strict=True)
+        axes.errorbar(x, y, yerr=(below, above), color=look[name].colour, capsize=3, linestyle="")

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from attnbench.record import METRICS, Record
 from attnbench.report.rows import Identity, Row, identity, one_line
-from attnbench.report.spread import Spread, Spreads, is_tie, spreads, winners
-from attnbench.report.view import SETTING, TRANSFER, VIEWS, pixels, score, score_header, setting, shown
+from attnbench.report.spread import Spread, Spreads, spreads, winners
+from attnbench.report.view import DOUBT, SETTING, TRANSFER, VERDICTS, VIEWS, pixels, score, score_header, setting, shown
 from attnbench.store import latest
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]()#|~$!])")
@@ -22,12 +22,21 @@ _ALT: Final = {
 }
 
 
-def report(records: Sequence[Record], rows: Sequence[Row], config_text: str, figures: Sequence[PurePath]) -> str:
+def report(
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    config_text: str,
+    figures: Sequence[PurePath],
+    growth: str = "",
+    known: Spreads | None = None,
+) -> str:
     """Return the text of ``report.md``.
 
     ``figures`` are paths relative to the folder of the report; of each figure the PNG is shown and the SVG linked.
+    ``growth`` is the section of :func:`attnbench.report.growth_text.section`; ``known`` are the spreads of the records,
+    where the caller has them already.
     """
-    known = spreads(records)
+    known = spreads(records) if known is None else known
     parts = [
         "# attnbench report",
         *_run(records, rows, config_text, known),
@@ -35,6 +44,7 @@ def report(records: Sequence[Record], rows: Sequence[Row], config_text: str, fig
         _READING,
         *_tables(rows, known),
         *_failures(rows),
+        *filter(None, [growth]),
         *_figures(figures),
         "## Columns",
         *_definitions(rows),
@@ -53,8 +63,9 @@ In each table every mechanism sits in the same backbone, at the same size, batch
 those timed together share their rounds. Parameters and MACs are not held equal: they are shown. {TRANSFER} marks a
 transfer score, of a model that was trained at another resolution: it is not ranked. A score of one seed is indicative
 and never bold; bold is the best mean of those trained there, and no more than that. Brackets hold 95 % intervals,
-parentheses the least and greatest seed. A time ratio is a tie where its 95 % interval, widened by the noise floor,
-covers 1."""
+parentheses the least and greatest seed. A time ratio is a tie where its 95 % interval covers 1, or where it is no
+farther from 1 than the noise floor. MACs marked {DOUBT} are in doubt, since ways to count them differ: their rows are
+not ranked."""
 
 
 def _run(records: Sequence[Record], rows: Sequence[Row], config_text: str, known: Spreads) -> Iterator[str]:
@@ -73,10 +84,29 @@ def _run(records: Sequence[Record], rows: Sequence[Row], config_text: str, known
         facts["timing"] = f"not converged, ended with a wider interval than asked for: {_first(list(named))}"
     elif True in converged:
         facts["timing"] = "converged"
-    yield _table(["fact", "value"], [[name, value] for name, value in facts.items()])
+    facts |= dict(_timings(records, rows))
+    yield table(["fact", "value"], [[name, value] for name, value in facts.items()])
     if config_text.strip():
         fence = "`" * (max((len(run) for run in re.findall("`+", config_text)), default=0) + 3)
         yield f"{fence}yaml\n{config_text.strip()}\n{fence}"
+
+
+def _timings(records: Sequence[Record], rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """Yield how long it was timed, with which kernels, and what disturbed it."""
+    timed = [record.environment for record in latest(records).values() if "launches" in record.environment]
+    for name, counts in (
+        ("rounds", [item.get("rounds") for item in timed]),
+        ("launches of every worker", [len(item["launches"]) for item in timed if isinstance(item["launches"], list)]),
+    ):
+        numbers = sorted({count for count in counts if isinstance(count, int)})
+        if numbers:
+            yield name, " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+    kernels = {escape(row["attention_kernel"]) for row in rows if row["attention_kernel"] is not None}
+    if kernels:
+        yield "attention kernel, inference", ", ".join(sorted(kernels))
+    said = [part for row in rows if row["conditions"] for part in str(row["conditions"]).split("; ")]
+    if said:
+        yield "disturbed", _first([escape(part) for part in dict.fromkeys(said)])
 
 
 def _environment(found: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
@@ -84,7 +114,14 @@ def _environment(found: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, s
     values: dict[str, dict[str, object]] = {}
     for environment in found:
         for name, value in environment.items():
-            if name in ("converged", "warm_up"):  # of one timing, not of the machine
+            if name in (
+                "converged",
+                "warm_up",
+                "rounds",
+                "launches",
+                "conditions",
+                "attention_kernel",
+            ):  # of one timing, not of the machine
                 continue
             if isinstance(value, dict):
                 text = ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
@@ -123,20 +160,20 @@ def _section(rows: Sequence[Row], known: Spreads, won: set[Identity]) -> str:
     references = sorted({escape(row["reference"]) for row in rows if row["reference"] is not None})
     header = ["mechanism"]
     for view in views:
-        ratio = view.column == "time_ratio" and references
-        header.append(f"time ratio to {', '.join(references)} [95 %]" if ratio else view.header)
+        ratio = view.column in VERDICTS and references
+        header.append(f"{view.header} to {', '.join(references)} [95 %]" if ratio else view.header)
     header += [f"{score_header(row['headline_metric'] for row in rows)}", "trained at"] if scored else []
     lines = []
     for row in rows:
         spread = known.get(identity(row), Spread())
         cells = [escape(row["mechanism"])]
         for view in views:
-            tie = " tie" if view.column == "time_ratio" and is_tie(row, spread) else ""
+            tie = " tie" if row.get(VERDICTS.get(view.column, "")) == "tie" else ""
             cells.append(shown(row, view) + tie)
         if scored:
             cells += [_score(row, spread, identity(row) in won), pixels(row["train_resolution"]) or "-"]
         lines.append([*cells, escape(row["status"])])
-    return _table([*header, "status"], lines)
+    return table([*header, "status"], lines)
 
 
 def _score(row: Row, spread: Spread, bold: bool) -> str:
@@ -163,7 +200,7 @@ def _failures(rows: Sequence[Row]) -> Iterator[str]:
     if lines:
         yield "## Failures"
         yield "The worst of the row's cells, and the probe that each reason comes from; other values stand."
-        yield _table(list(_FAILURE), lines)
+        yield table(list(_FAILURE), lines)
 
 
 _FAILURE: Final = ("mechanism", "task", "resolution", "status", "reason")
@@ -189,14 +226,15 @@ def _definitions(rows: Sequence[Row]) -> Iterator[str]:
         metric = METRICS[name]
         better = "-" if metric.better == "neither" else metric.better
         lines.append([escape(name), escape(metric.unit), better, escape(metric.definition)])
-    yield _table(["metric", "unit in table.csv", "better", "definition"], lines)
+    yield table(["metric", "unit in table.csv", "better", "definition"], lines)
     kinds = sorted({escape(row["memory_kind"]) for row in rows if row["memory_kind"] is not None})
     if kinds:
         yield f"Kind of memory: {'; '.join(kinds)}."
     yield "MiB = 1,048,576 B; G = 10⁹; M = 10⁶."
 
 
-def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Return a table in Markdown; its cells are Markdown already."""
     head = list(header)
     body = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in body)

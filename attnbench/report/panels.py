@@ -25,12 +25,18 @@ _PANEL: Final = (5.4, 3.9)  # inches
 _ACROSS: Final = 2  # panels in a line
 _PANELS: Final = 12  # in a figure, at most
 _LEGEND: Final = 1.7  # inches
+_LINES: Final = 4.5  # of the legend, in an inch
 _LEFT_OUT: Final = 4  # rows named in the note, at most
 _NAME: Final = 24  # characters of a mechanism's name, at most
 _DARKEN: Final = 0.65  # of a colour, for letters
 _CROWDED: Final = 6  # resolutions: more than these stand upright on their axis
+_TICKS: Final = 24  # resolutions named on an axis, at most
 _ROOM: Final = 0.12  # share of a logarithmic axis left free at each end
 _SPAN: Final = 4  # largest over smallest value from which powers of ten make good ticks
+
+
+Dash = Literal["-", "--"]
+_DASHES: Final[tuple[Dash, ...]] = ("-", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Look:
 
     colour: str
     marker: str
-    dash: Literal["-", "--"]
+    dash: Dash
 
 
 @contextmanager
@@ -58,13 +64,11 @@ def style() -> Iterator[None]:
 
 
 def looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """Return the look of each mechanism, by the order in which they come."""
+    """Return the look of each mechanism, by the order in which they come, for as many as there are looks."""
     palette = [*sns.color_palette("colorblind").as_hex(), "#000000", "#332288"]
     names = dict.fromkeys(str(row["mechanism"]) for row in rows)
-    return {
-        name: Look(palette[i % len(palette)], MARKERS[i % len(MARKERS)], "--" if i >= len(palette) else "-")
-        for i, name in enumerate(names)
-    }
+    drawn = [(colour, marker, dash) for dash in _DASHES for colour, marker in zip(palette, MARKERS, strict=True)]
+    return {name: Look(*own) for name, own in zip(names, drawn, strict=False)}
 
 
 def grid(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
@@ -90,12 +94,15 @@ def finish(figure: Figure, handles: Sequence[Line2D], notes: Sequence[str]) -> N
     for axes in figure.axes:
         sns.despine(ax=axes)
     if handles:
-        figure.legend(handles=list(handles), loc="outside right upper", frameon=False)
+        columns = ceil(len(handles) / int(figure.get_figheight() * _LINES))
+        figure.set_figwidth(figure.get_figwidth() + (columns - 1) * _LEGEND)
+        figure.legend(handles=list(handles), loc="outside right upper", frameon=False, ncols=columns)
     wide = int(figure.get_figwidth() * 14)  # characters that fit
     text = "\n".join(textwrap.fill(note, wide) for note in notes if note)
     if text:
         figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=GREY)
     figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # else it would be settled anew for every file
 
 
 def legend_of(names: Sequence[str], look: Mapping[str, Look]) -> list[Line2D]:
@@ -124,14 +131,27 @@ def resolution_axis(axes: Axes, rows: Sequence[Row]) -> None:
     for row in rows:
         names.setdefault(side(row["resolution"]), {})[pixels(row["resolution"])] = None
     places = sorted(names)
+    ticks = _apart(places)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(places, ["\n".join(names[place]) for place in places])
+    axes.set_xticks(ticks, ["\n".join(names[place]) for place in ticks])
     axes.set_xlim(places[0] / 1.12, places[-1] * 1.12)
     axes.set_xlabel("resolution HxW (pixels), by the square root of its area")
     if len(places) > _CROWDED:
         axes.tick_params("x", rotation=90)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Return the places if they are few, else those that stand far enough apart on a logarithmic axis."""
+    if len(places) <= _TICKS:
+        return list(places)
+    least = (places[-1] / places[0]) ** (1 / _TICKS)
+    kept = [places[0]]
+    for place in places[1:]:
+        if place >= kept[-1] * least:
+            kept.append(place)
+    return kept
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
@@ -170,3 +190,13 @@ def left_out(rows: Sequence[Row], column: str) -> str:
 def panels_left_out(count: int) -> str:
     """Return the note on panels that a figure has no room for."""
     return f"{count - _PANELS} further panels are not drawn." if count > _PANELS else ""
+
+
+def mechanisms_left_out(count: int) -> str:
+    """Return the note on mechanisms that have no look of their own."""
+    return f"{count} further mechanisms are not drawn: there are no more colours and markers." if count > 0 else ""
+
+
+def resolutions_left_out(count: int) -> str:
+    """Return the note on resolutions that have no marker of their own."""
+    return f"{count} larger resolutions are not drawn: there are no more markers." if count > 0 else ""

@@ -1,7 +1,7 @@
 """What a row has no column for: how far its numbers stray, and who may be called better than whom."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
@@ -28,35 +28,29 @@ Spreads = Mapping[Identity, Spread]
 
 def spreads(records: Iterable[Record]) -> dict[Identity, Spread]:
     """Return the spread of each row of :func:`~attnbench.report.rows.rows`, by its identity."""
-    found = named(records)
+    return spreads_of(named(records))
+
+
+def spreads_of(found: Sequence[tuple[Row, Group]]) -> dict[Identity, Spread]:
+    """Return the spread of each row, from what :func:`~attnbench.report.rows.named` returns."""
     floors: dict[str, float] = {}
     for row, group in found:
-        floor = measured(group, "noise_floor")
+        floor = measured(group, "noise_floor", "latency")
         if floor is not None:
             floors[_rounds(row)] = max(floor.value, floors.get(_rounds(row), 0.0))
     return {identity(row): _spread(group, floors.get(_rounds(row), 0.0)) for row, group in found}
 
 
-def is_tie(row: Row, spread: Spread) -> bool:
-    """Whether the time ratio's interval, widened by the noise floor on both sides, covers 1.
-
-    The reference is not a tie with itself, and a ratio without an interval is none.
-    """
-    low, high = row["time_ratio_low"], row["time_ratio_high"]
-    if row["mechanism"] == row["reference"] or not isinstance(low, float | int) or not isinstance(high, float | int):
-        return False
-    return low - spread.noise_floor <= 1 <= high + spread.noise_floor
-
-
 def winners(table: Iterable[Row], known: Spreads) -> set[Identity]:
     """Return the rows with the best score among those trained at the same resolution under the same conditions.
 
-    A transfer score does not compete; a single seed does not win, and nobody wins without a rival.
+    A transfer score does not compete, nor a model whose MACs are in doubt; a single seed does not win, and nobody wins
+    without a rival.
     """
     races: dict[tuple[str, ...], list[tuple[float, Row]]] = {}
     for row in table:
         value = row["headline_value"]
-        if row["transfer"] is False and isinstance(value, float | int):
+        if row["transfer"] is False and row["macs_agree"] is not False and isinstance(value, float | int):
             shared = [str(row[name]) for name in ("size", "task", "resolution", "precision", "headline_metric")]
             race = (*shared, known.get(identity(row), Spread()).conditions)
             races.setdefault(race, []).append((value, row))
@@ -110,7 +104,7 @@ def _converged(group: Group) -> bool | None:
     if isinstance(said, bool):
         return said
     timing = timed.cell.timing if timed else None
-    ratio = measured(group, "time_ratio")
+    ratio = measured(group, "time_ratio", "latency")
     interval = _interval(ratio)
     if ratio is None or interval is None or timing is None or "precision" not in timing:
         return None

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from attnbench.report.rows import Row, identity
-from attnbench.report.spread import Spread, Spreads, is_tie, winners
-from attnbench.report.view import SETTING, TRANSFER, VIEWS, pixels, score, score_header, setting, shown
+from attnbench.report.spread import Spreads, winners
+from attnbench.report.view import SETTING, TRANSFER, VERDICTS, VIEWS, pixels, score, score_header, setting, shown
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -19,6 +19,7 @@ _HEADERS: Final = {
 }
 _LEAST_FIRST: Final = (
     *("parameters", "throughput_img_per_s", "interval", "peak_memory_training_B", "macs", "peak_memory_inference_B"),
+    *("best_batch_size", "best_throughput_img_per_s", "latency_one_s", "training_step_s", "training_ratio"),
     *("time_ratio", "latency_s", *SETTING),
 )
 _NAME: Final = 28  # characters of a mechanism's name, at most
@@ -44,7 +45,7 @@ class _Fitting:
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
         from rich.text import Text
 
-        columns, dropped = _fit(_columns(self.rows, self.known), options.max_width)
+        columns, dropped = _fit(_columns(self.rows), options.max_width)
         won = winners(self.rows, self.known)
         yield _table(columns, [identity(row) in won for row in self.rows])
         if dropped:
@@ -58,13 +59,12 @@ class _Fitting:
 def terminal(rows: Sequence[Row], known: Spreads | None = None) -> "RenderableType":
     """Return the table of a run for rich's console; it leaves out columns until it fits the console's width.
 
-    ``known``, from :func:`~attnbench.report.spread.spreads`, gives the noise floors: without it the interval alone
-    decides on a tie.
+    ``known``, from :func:`~attnbench.report.spread.spreads`, tells under which conditions scores compete.
     """
     return _Fitting(rows, known or {})
 
 
-def _columns(rows: Sequence[Row], known: Spreads) -> list[_Column]:
+def _columns(rows: Sequence[Row]) -> list[_Column]:
     columns = [
         _Column("mechanism", "mechanism", [_short(str(row["mechanism"])) for row in rows], "left"),
         _Column("resolution", "HxW", [pixels(row["resolution"]) for row in rows]),
@@ -80,7 +80,7 @@ def _columns(rows: Sequence[Row], known: Spreads) -> list[_Column]:
         columns.append(_Column("score", header.replace(" (", "\n("), [_score(row) for row in rows]))
     if len({pixels(row["train_resolution"]) for row in rows if row["transfer"]}) > 1:
         columns.append(_Column("train", "trained\nat", [pixels(row["train_resolution"]) for row in rows]))
-    columns.append(_Column("note", "", [_note(row, known) for row in rows], "left"))
+    columns.append(_Column("note", "", [_note(row) for row in rows], "left"))
     return columns
 
 
@@ -92,8 +92,7 @@ def _fit(columns: list[_Column], width: int) -> tuple[list[_Column], list[str]]:
             break
         if name == "interval":
             columns = [
-                replace(c, values=[v.split(" [")[0] for v in c.values]) if c.name == "time_ratio" else c
-                for c in columns
+                replace(c, values=[v.split(" [")[0] for v in c.values]) if c.name in VERDICTS else c for c in columns
             ]
             continue
         left_out += [column.header.replace("\n", " ") for column in columns if column.name == name]
@@ -126,12 +125,18 @@ def _score(row: Row) -> str:
     return text + TRANSFER if row["transfer"] and text != "-" else text
 
 
-def _note(row: Row, known: Spreads) -> str:
+def _note(row: Row) -> str:
     words = [] if row["status"] == "ok" else [str(row["status"]).replace("_", " ")]
     if row["mechanism"] == row["reference"] and row["time_ratio"] is not None:
         words.append("reference")
-    if is_tie(row, known.get(identity(row), Spread())):
+    if row["verdict"] == "tie":
         words.append("tie")
+    if row["training_verdict"] == "tie":
+        words.append("tie in training")
+    if row["macs_agree"] is False:
+        words.append("MACs in doubt: not ranked")
+    if row["conditions"] is not None:
+        words.append("disturbed")
     return ", ".join(words)
 
 
@@ -154,6 +159,10 @@ def _legend(rows: Sequence[Row]) -> Iterator[str]:
     references = sorted({str(row["reference"]) for row in rows if row["time_ratio"] is not None})
     if references:
         yield f"Time ratio to {', '.join(references)}, 95 % interval; below 1 is faster; a tie: within the noise."
+    said = list(dict.fromkeys(part for row in rows if row["conditions"] for part in str(row["conditions"]).split("; ")))
+    if said:
+        more = f"; and {len(said) - _REASONS} more" if len(said) > _REASONS else ""
+        yield f"Disturbed: {'; '.join(said[:_REASONS])}{more}."
 
 
 def _failures(rows: Sequence[Row]) -> Iterator[str]:

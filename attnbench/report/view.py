@@ -10,6 +10,8 @@ from attnbench.report.rows import Row
 
 MIB: Final = 2**20
 TRANSFER: Final = "\N{DAGGER}"
+DOUBT: Final = "\N{NOT EQUAL TO}"  # counts of MACs that differ
+VERDICTS: Final = {"time_ratio": "verdict", "training_ratio": "training_verdict"}  # columns of ratios, their verdicts
 SETTING: Final = ("size", "batch_size", "precision", "device", "threads")  # never mixed in one comparison
 
 
@@ -29,6 +31,11 @@ VIEWS: Final = (
     View("latency_s", "latency (ms)", 1e3, "latency"),
     View("throughput_img_per_s", "throughput (img/s)", 1, "throughput"),
     View("time_ratio", "time ratio", 1, "time_ratio"),
+    View("latency_one_s", "latency, 1 image (ms)", 1e3, "latency_one"),
+    View("training_step_s", "training step (ms)", 1e3, "training_step"),
+    View("training_ratio", "training ratio", 1, "time_ratio"),
+    View("best_throughput_img_per_s", "best throughput (img/s)", 1, "best_throughput"),
+    View("best_batch_size", "at batch size", 1, "best_batch_size"),
     View("peak_memory_inference_B", "inference memory (MiB)", 1 / MIB, "peak_memory_inference"),
     View("peak_memory_training_B", "training memory (MiB)", 1 / MIB, "peak_memory_training"),
 )
@@ -43,11 +50,15 @@ def number(value: object, digits: int = 4) -> str:
 
 
 def shown(row: Row, view: View) -> str:
-    """Return the value of one column, scaled; the time ratio with its interval."""
+    """Return the value of one column, scaled; a ratio with its interval, MACs with a mark if their counts differ."""
     value = row[view.column]
     text = number(value * view.factor if isinstance(value, float | int) else None)
-    if view.column == "time_ratio" and isinstance(value, float | int):
-        low, high = row["time_ratio_low"], row["time_ratio_high"]
+    if view.column == "macs" and row["macs_agree"] is False:
+        return f"{text} {DOUBT}"
+    if view.column == "best_batch_size":
+        return str(value) if value is not None else "-"
+    if view.column in VERDICTS and isinstance(value, float | int):
+        low, high = row[f"{view.column}_low"], row[f"{view.column}_high"]
         interval = f" [{low:.3f}, {high:.3f}]" if isinstance(low, float | int) and isinstance(high, float | int) else ""
         return f"{value:.3f}{interval}"
     return text

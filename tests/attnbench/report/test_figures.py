@@ -148,6 +148,22 @@ def test_a_mechanism_has_one_colour_in_every_figure(run: Run) -> None:
     assert len(set(expected)) == 12
 
 
+def test_mechanisms_and_resolutions_beyond_what_can_be_told_apart_are_left_out_and_counted(run: Run) -> None:
+    many = [f"mechanism{index}" for index in range(26)]
+    made = drawn(run(many, [(224, 224)]))
+    for figure in made.values():
+        assert "2 further mechanisms are not drawn" in note(figure)
+    handles = made["latency_resolution"].legends[0].legend_handles
+    looks_of = {(h.get_color(), h.get_marker(), h.get_linestyle()) for h in handles if h is not None}  # type: ignore[attr-defined]
+    assert len(looks_of) == len(handles) == 24
+    sides = [(side, side) for side in range(64, 64 + 8 * 40, 8)]
+    wide = drawn(run(["focal"], sides))
+    assert len(lines(wide["latency_resolution"].axes[0])[0][0]) == 40
+    assert len(wide["latency_resolution"].axes[0].get_xticks()) <= 24
+    assert "28 larger resolutions are not drawn" in note(wide["accuracy_throughput"])
+    assert len(legend(wide["accuracy_throughput"])) == 13  # and what is hollow
+
+
 @pytest.mark.parametrize("count", [1, 4, 12])
 def test_every_mechanism_has_a_label_inside_the_frame_that_covers_no_other(run: Run, count: int) -> None:
     figure = drawn(run(M12[:count], [(224, 224), (448, 448), (672, 672)], seeds=2))["accuracy_throughput"]

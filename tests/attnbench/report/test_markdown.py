@@ -138,7 +138,12 @@ def test_nothing_measured_is_a_report_too() -> None:
 def test_write_leaves_the_table_the_report_and_the_figures_and_nothing_else(run: Run, tmp_path: Path) -> None:
     written = write(tmp_path, run(["focal"]), "size: nano")
     figures = [f"figures/{name}_{what}.{kind}" for name, what in _FIGURES for kind in ("png", "svg")]
-    assert [path.relative_to(tmp_path).as_posix() for path in written] == ["table.csv", "report.md", *figures]
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [
+        "table.csv",
+        "report.md",
+        "growth.csv",
+        *figures,
+    ]
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(written)
     html = html_of((tmp_path / "report.md").read_text())
     linked = re.findall('(?:src|href)="(.*?)"', html)

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from attnbench.record import Record
+from attnbench.record import Measurement, Record
 from attnbench.report.rows import COLUMNS, identity, rows
-from attnbench.report.spread import Spread, is_tie, spreads, winners
+from attnbench.report.spread import spreads, winners
 
 Run = Callable[..., list[Record]]
 Spoil = Callable[..., list[Record]]
+
+
+LATER = COLUMNS[COLUMNS.index("verdict") + 1 :]
 
 
 def only(records: list[Record], **where: Any) -> dict[str, Any]:
@@ -61,6 +64,9 @@ def test_a_row_holds_every_value_of_its_cells(run: Run) -> None:
         "train_resolution": [224, 224],
         "transfer": True,
         "seeds": 2,
+        **dict.fromkeys(LATER),  # what these records do not hold
+        "verdict": "slower",
+        "noise_floor": 0.01,
     }
 
 
@@ -240,21 +246,42 @@ def test_one_seed_keeps_the_interval_it_came_with(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "floor", "tie"),
+    ("low", "value", "high", "floor", "verdict"),
     [
-        (0.98, 1.02, 0.0, True),
-        (1.01, 1.03, 0.0, False),
-        (1.01, 1.03, 0.02, True),
-        (0.95, 0.985, 0.02, True),
-        (0.95, 0.985, 0.01, False),
+        (0.98, 1.0, 1.02, 0.0, "tie"),
+        (1.01, 1.02, 1.03, 0.01, "slower"),
+        (1.01, 1.02, 1.03, 0.021, "tie"),
+        (0.95, 0.97, 0.985, 0.02, "faster"),
+        (0.95, 0.97, 0.985, 0.04, "tie"),
+        (0.99, 1.1, 1.2, 0.0, "tie"),
     ],
 )
-def test_a_tie_is_an_interval_widened_by_the_noise_that_covers_one(
-    run: Run, low: float, high: float, floor: float, tie: bool
+def test_a_winner_is_told_from_one_by_its_interval_and_by_the_noise_floor(
+    run: Run, low: float, value: float, high: float, floor: float, verdict: str
 ) -> None:
-    row = {**rows(run())[2], "time_ratio_low": low, "time_ratio_high": high}
-    assert is_tie(row, Spread(noise_floor=floor)) is tie
-    assert not is_tie({**row, "mechanism": "focal"}, Spread(noise_floor=floor))
+    known = {
+        "time_ratio": Measurement("time_ratio", value, "1", low, high),
+        "noise_floor": Measurement("noise_floor", floor, "1"),
+    }
+    records = [replace(item, measurements=tuple(known.get(m.metric, m) for m in item.measurements)) for item in run()]
+    reference, other = rows(records)[0], rows(records)[2]
+    assert other["verdict"] == verdict
+    assert reference["verdict"] is None
+
+
+def test_a_row_whose_counts_of_macs_disagree_is_not_ranked(run: Run) -> None:
+    def doubt(item: Record, share: float) -> Record:
+        own = [m for m in item.measurements if m.metric == "macs"]
+        return replace(
+            item,
+            measurements=(*item.measurements, *(Measurement("macs_fvcore", m.value * share, "MAC") for m in own)),
+        )
+
+    for share, agree in ((1.004, True), (1.006, False)):
+        found = rows([doubt(item, share) for item in run(seeds=2)])
+        assert {row["macs_agree"] for row in found} == {agree}
+        assert found[2]["verdict"] == ("slower" if agree else None)
+        assert bool(winners(found, spreads(run(seeds=2)))) is agree
 
 
 def test_the_noise_floor_is_that_of_the_rounds_a_row_was_timed_in(run: Run) -> None:

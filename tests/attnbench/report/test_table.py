@@ -122,7 +122,7 @@ def test_a_tie_is_said_within_the_noise_and_not_outside(run: Run) -> None:
     records = [
         replace(
             item,
-            measurements=tuple(replace(m, low=1.005) if m.metric == "time_ratio" else m for m in item.measurements),
+            measurements=tuple(replace(m, low=0.995) if m.metric == "time_ratio" else m for m in item.measurements),
         )
         for item in run()
     ]
