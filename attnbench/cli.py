@@ -11,14 +11,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attnbench import __version__, eval_command, table_command
+from attnbench import __version__, compare_command, eval_command, predict_command, table_command
 from attnbench.errors import UserError
 
 if TYPE_CHECKING:
     from attnbench.record import Record
     from attnbench.tables.measured import Interval, Key, Resolution
 
-OK, SOME_FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, USAGE, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 130
 LISTS = ("mechanisms", "models", "tasks", "sizes", "presets")
 # Flag, key of RunConfig, type, metavar, help.
 FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
@@ -33,8 +33,13 @@ FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("--threads", "threads", int, "N", "CPU threads of every worker; default: all cores"),
     ("--workers", "workers", int, "N", "processes that load data; default 0: the training process itself"),
     ("--device", "device", str, "NAME", "auto, cpu, cuda, cuda:N"),
-    ("--precision", "precision", str, "NAME", "fp32, bf16"),
-    ("--measure", "measure", "list", "A,B", "cost (or macs, time, memory), accuracy"),
+    ("--precision", "precision", str, "A,B", "fp32, bf16, or both"),
+    ("--compile", "compile", "switch", "off,on", "torch.compile in cost measurements, or both ways"),
+    ("--channels-last", "channels_last", "switch", "off,on", "channels-last memory format, or both ways"),
+    ("--sdpa", "sdpa", str, "A,B", "attention kernels: auto, math, flash, efficient, cudnn"),
+    ("--measure", "measure", "list", "A,B", "cost (or macs, time, training_time, memory), best_batch, accuracy"),
+    ("--budget", "budget", str, "TIME", "for the whole run, such as 10m; what does not fit is skipped"),
+    ("--memory-limit", "memory_limit", str, "SIZE", "for one cell, such as 8GiB; default: what is free here"),
     ("--train-res", "train_resolution", str, "N", "where to train: N, HxW or 'each'; default: the smallest of --res"),
     ("--reference", "reference", str, "NAME", "what time ratios are taken to; default: the first compared"),
     ("--out", "out", str, "DIR", "run folder; default: results/<UTC time>-<hash>; the same folder continues a run"),
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        options = _parser().parse_args(words)
+        options = _parse(words)
         code: int = options.function(options)
     except UserError as error:
         _say(f"attnbench: error: {error}", "--debug" in words)
@@ -71,13 +76,26 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see: {self.prog} --help")
 
 
+def _parse(words: list[str]) -> argparse.Namespace:
+    """Parse the command line; key=value words may stand between flags too, where argparse gives up on them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if rest and not (hasattr(options, "overrides") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("attnbench", description="Compare attention mechanisms in one backbone.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"attnbench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="run | table | eval | list | report")
+    commands = parser.add_subparsers(required=True, metavar="run | predict | table | eval | list | report | compare")
     run = commands.add_parser("run", help="measure, train, score, report", allow_abbrev=False)
     for flag, key, kind, metavar, text in FLAGS:
-        run.add_argument(flag, dest=key, type=_comma_list if kind == "list" else kind, metavar=metavar, help=text)
+        more: dict[str, Any] = {"nargs": "?", "const": "on"} if kind == "switch" else {}
+        parse: Any = {"list": _comma_list, "switch": str}.get(kind, kind)
+        run.add_argument(flag, dest=key, type=parse, metavar=metavar, help=text, **more)
     run.add_argument("--steps", type=int, metavar="N", help="training steps, instead of recipe.samples")
     run.add_argument("--preset", default="quick", metavar="NAME", help="quick (default) or paper")
     run.add_argument("--rerun", action="store_true", help="measure again what --out has already")
@@ -91,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(function=_report)
     table_command.add_parser(commands, _table)
     eval_command.add_parser(commands)
+    predict_command.add_parser(commands)
+    compare_command.add_parser(commands, _compare)
     for command in (run, listing, report):
         command.add_argument("--json", action="store_true", help="print JSON and nothing else")
         command.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -163,6 +183,10 @@ def _table(options: argparse.Namespace) -> int:
         return time_models([models[0], *TINY] if options.models is None else models, resolutions)
 
     return table_command.run_table(options, timing)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    return REGRESSION if compare_command.run_compare(options) else OK
 
 
 def _show(records: "list[Record]", as_json: bool) -> None:

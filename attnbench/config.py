@@ -24,8 +24,10 @@ class Timing:
     """When the rounds of a timing end."""
 
     min_rounds: int = 8
-    max_rounds: int = 40
-    budget: float = 20.0  # seconds for one resolution, all contenders together, warm-up left out
+    max_rounds: int = 2000
+    min_launches: int = 3  # of every worker, before rounds may end because their ratios are known well enough
+    launch: float = 5.0  # seconds of rounds before the workers are launched anew
+    budget: float = 90.0  # seconds for one resolution, all contenders together, first warm-up left out
     precision: float = 0.02  # half-width of the ratio's 95 % interval that is enough
     sample: float = 0.01  # least seconds of one sample: calls are repeated until it is reached
 
@@ -47,13 +49,19 @@ class RunConfig:
     threads: int | None = None  # None: every core this process may use
     workers: int = 0  # processes that load data
     device: str = "auto"  # auto, cpu, cuda, cuda:N
-    precision: str = "fp32"  # fp32, bf16
-    # cost (macs, time and memory, which can be asked for one by one), accuracy
+    precision: str = "fp32"  # fp32, bf16, or both: fp32,bf16
+    compile: str = "off"  # of cost cells: off, on (torch.compile), or both: off,on
+    channels_last: str = "off"  # of cost cells: off, on, or both
+    sdpa: str = "auto"  # attention kernel of cost cells: auto, math, flash, efficient, cudnn, or several
+    # cost (macs, time, training_time and memory, which can be asked for one by one), best_batch, accuracy
     measure: list[str] = field(default_factory=lambda: ["cost", "accuracy"])
     train_resolution: str | None = None  # None: the smallest requested; N, HxW, or "each"
     reference: str | None = None  # None: the first mechanism
     out: str | None = None
     rerun: bool = False
     timeout: float = 3600.0  # seconds for one cell
+    budget: str | None = None  # for the whole run: seconds, or such as 10m or 1h30m; what does not fit is skipped
+    memory_limit: str | None = None  # for one cell: bytes, or such as 8GiB; None: what this machine has free
+    cell_limit: float = 40.0  # without a budget: seconds that one cost cell may need at least, as predicted
     recipe: Recipe = field(default_factory=Recipe)
     timing: Timing = field(default_factory=Timing)

@@ -1,8 +1,10 @@
 """Where a number was measured: device, versions, commit, flags. Ratios across different hardware mean nothing."""
 
+import hashlib
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,24 +46,43 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     """Describe this process's machine and software; call it in the process that measures."""
     import torch
 
-    found: dict[str, Any] = {
+    return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "machine": platform.machine(),
-        "cpu": _cpu(),
-        "cores": usable_cores(),
+        **hardware(device),
         "threads": threads,
         "device": device,
         "versions": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        **_source(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "governor": _governor(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Describe what times depend on and no setting changes: machine, CPU, and the GPU if ``device`` is one."""
+    found: dict[str, Any] = {"machine": platform.machine(), "cpu": _cpu(), "cores": usable_cores()}
     if device.startswith("cuda"):
+        import torch
+
         properties = torch.cuda.get_device_properties(torch.device(device))
-        found |= {"gpu": properties.name, "gpu_memory_B": properties.total_memory, "cuda": torch.version.cuda}
+        found |= {"gpu": properties.name, "gpu_memory_B": properties.total_memory}
+        found |= {"cuda": torch.version.cuda, "driver": _driver()}
     return found
+
+
+def device_memory(device: str) -> int | None:
+    """Return the bytes that are free on a GPU; None for a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.mem_get_info(torch.device(device))[0]
 
 
 def _version(package: str) -> str | None:
@@ -81,13 +102,38 @@ def _cpu() -> str:
     )
 
 
-def _commit() -> str | None:
-    """Return the commit of the source tree, with ``-dirty`` where files differ; None for an installed package."""
+def _governor() -> str | None:
+    """Return how the CPU chooses its clock, where Linux says."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _driver() -> str | None:
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return None
+    return next((word for word in first.split() if word[0].isdigit() and "." in word), None)
+
+
+@cache
+def _source() -> dict[str, str | None]:
+    """Return the commit of the source tree and, where files differ from it, a hash of how; None for a package."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
-        return None
+        return {"commit": None, "dirty": None}
     try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603 (fixed words)
+        commit = _git(root, "rev-parse", "--short=12", "HEAD").decode().strip()
+        changes = _git(root, "diff", "HEAD", "--binary")
+        new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+        for name in filter(None, new):
+            changes += name + (root / os.fsdecode(name)).read_bytes()
     except (OSError, subprocess.SubprocessError):
-        return None
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": hashlib.sha256(changes).hexdigest()[:12] if changes else None}
+
+
+def _git(root: Path, *words: str) -> bytes:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, check=True, timeout=10).stdout  # noqa: S603, S607 (fixed words)

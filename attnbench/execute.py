@@ -1,5 +1,6 @@
 """One cell in, its measurements out: what a worker process does when it is asked."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.backbone import Backbone, build_model
+from attnbench.backbone import build_model
 from attnbench.config import Recipe
 from attnbench.contenders import PUBLISHED, TIMM
 from attnbench.errors import UnsupportedError
-from attnbench.measure.clock import Clock
-from attnbench.measure.macs import count_macs
+from attnbench.measure.anchor import anchor
+from attnbench.measure.audit import audit
+from attnbench.measure.clock import Clock, sample, synchronizer
+from attnbench.measure.kernel import attention_kernel, with_kernel
 from attnbench.measure.memory import inference_step, peak_memory, training_step
 from attnbench.models import create_model
 from attnbench.plan import training_of
@@ -57,17 +60,52 @@ class TimedModel:
     """A model ready to be timed: built and warmed up once, then sampled round by round."""
 
     def __init__(self, cell: Cell) -> None:
-        model, images = _cost_model(cell)
-        step = inference_step(model, images)
+        self._images = (cell.batch_size or 1) if cell.probe == "best_batch" else 1
+        step, kernel = timed_step(cell)
         self.clock = Clock(step, torch.device(cell.device), least=(cell.timing or {})["sample"])
+        self.report = {**self.clock.report, "attention_kernel": kernel}
+
+    def sample(self) -> float:
+        """Return seconds per call; where each contender has a batch size of its own, seconds per image."""
+        return self.clock.sample() / self._images
+
+
+class TimedAnchor:
+    """The fixed piece of work that runs are compared by, ready to be timed."""
+
+    def __init__(self, device: str, least: float) -> None:
+        self.clock = Clock(anchor(torch.device(device)), torch.device(device), least)
+        self.report = self.clock.report
 
     def sample(self) -> float:
         """Return seconds per call."""
         return self.clock.sample()
 
 
+def attempt(cell: Cell) -> float:
+    """Run one inference batch twice; return the seconds of the faster call."""
+    step, _ = timed_step(cell)  # which has called it once
+    synchronize = synchronizer(torch.device(cell.device))
+    return min(sample(step, 1, synchronize) for _ in range(2))
+
+
+def timed_step(cell: Cell) -> tuple[Callable[[], object], str]:
+    """Return what is called to time ``cell``, and the attention kernel it takes.
+
+    It is one batch of inference, or forward and backward of one; the kernel is seen in an uncompiled call.
+    """
+    model, images = _cost_model(cell)
+    make = _training_step if cell.probe == "training_step" else inference_step
+    kernel = attention_kernel(with_kernel(make(model, images), cell.sdpa))
+    if cell.compile:
+        model.compile()
+    return with_kernel(make(model, images), cell.sdpa), kernel
+
+
 def quantity(metric: str, value: float, **more: Any) -> Measurement:
-    """Return a measurement in the metric's own unit."""
+    """Return a measurement in the metric's own unit; what is no finite number is a ``ValueError``."""
+    if not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{metric} is {value!r}, which is no finite number")
     return Measurement(metric, value, METRICS[metric].unit, **more)
 
 
@@ -78,30 +116,44 @@ def weights_file(cell: Cell, folder: Path) -> Path:
 
 def _macs(cell: Cell) -> tuple[Measurement, ...]:
     with torch.device("meta"):
-        model = _model(cell)
-    height, width = cell.resolution
-    formula = (
-        (quantity("macs_closed_form", model.macs(height, width), kind="formula"),)
-        if isinstance(model, Backbone)
-        else ()
-    )
+        model = cell_model(cell)
+    found = audit(model, (3, *cell.resolution))
+    counts = {
+        "macs": (found.traced, "traced"),
+        "macs_fvcore": (found.fvcore, "fvcore"),
+        "macs_closed_form": (found.closed_form, "formula"),
+        "macs_ideal": (found.ideal, "formula"),
+        "macs_attention": (found.attention, "traced"),
+        "macs_mlp": (found.mlp, "traced"),
+    }
+    numbers = tuple(quantity(name, count, kind=kind) for name, (count, kind) in counts.items() if count is not None)
+    parameters = list(model.parameters())
+    held = sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *model.buffers()))
+    moments = 2 * sum(item.numel() * item.element_size() for item in parameters if item.requires_grad)
     return (
-        quantity("parameters", sum(parameter.numel() for parameter in model.parameters())),
-        quantity("macs", count_macs(model, (3, height, width)), kind="traced"),
-        *formula,
+        quantity("parameters", sum(parameter.numel() for parameter in parameters)),
+        *numbers,
+        quantity("parameter_memory", held),
+        quantity("optimizer_memory", moments),
     )
 
 
 def _memory(cell: Cell) -> tuple[Measurement, ...]:
     model, images = _cost_model(cell)
+    if cell.compile:
+        model.compile()
     if cell.probe == "memory_inference":
         metric, step = "peak_memory_inference", inference_step(model, images)
     else:
-        targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-        metric, step = "peak_memory_training", training_step(model, images, partial(F.cross_entropy, target=targets))
+        metric, step = "peak_memory_training", _training_step(model, images)
     named = {"process_rss": "peak_rss"}
-    peaks = peak_memory(step, torch.device(cell.device))
+    peaks = peak_memory(with_kernel(step, cell.sdpa), torch.device(cell.device))
     return tuple(quantity(named.get(kind, metric), peak, kind=kind) for peak, kind in peaks)
+
+
+def _training_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    return training_step(model, images, partial(F.cross_entropy, target=targets))
 
 
 def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
@@ -144,7 +196,7 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
     return tuple(quantity(name, value) for name, value in scores.items())
 
 
-def _model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
+def cell_model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
     """Return the model of a cell: one by name with its own classifier, or the uniform backbone with the task's head."""
     resolution = cell.train_resolution or cell.resolution
     if cell.size in (PUBLISHED, TIMM):
@@ -166,14 +218,17 @@ def _cost_model(cell: Cell) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     device, dtype = torch.device(cell.device), DTYPES[cell.precision]
     images = torch.randn(cell.batch_size or 1, 3, *cell.resolution, device=device, dtype=dtype)
-    return _model(cell).to(device, dtype), images
+    model = cell_model(cell).to(device, dtype)
+    if cell.channels_last:
+        return model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    return model, images
 
 
 def _trainable(cell: Cell) -> nn.Module:
     """Return the model of a training, its weights drawn by the cell's seed alone."""
     torch.manual_seed(cell.seed or 0)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    return _model(cell, drop_path=(cell.recipe or {})["drop_path"]).to(cell.device)
+    return cell_model(cell, drop_path=(cell.recipe or {})["drop_path"]).to(cell.device)
 
 
 def _autocast(cell: Cell) -> torch.dtype | None:

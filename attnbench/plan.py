@@ -3,8 +3,10 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
+from attnbench.axes import suffix, variants, words
 from attnbench.config import RunConfig
 from attnbench.contenders import Contender, contenders, label_of, named_mechanisms
 from attnbench.environment import resolve_device, usable_cores
@@ -54,7 +56,7 @@ def plan(config: RunConfig) -> Plan:
     common: dict[str, Any] = {"device": device, "threads": threads}
     cells: list[tuple[str, Cell]] = []
     for name, task in tasks.items():
-        if set(config.measure) & {"cost", *COSTS}:  # of the model with the task's head
+        if set(config.measure) & {"cost", "best_batch", *COSTS}:  # of the model with the task's head
             classes = config.num_classes or _classes(config, found, task)
             cells += _cost_cells(config, found, resolutions, common | {"task": name, "num_classes": classes})
         if "accuracy" in config.measure:
@@ -90,12 +92,12 @@ def _notes(config: RunConfig, tasks: dict[str, Task]) -> Iterable[str]:
 
 
 def _reference(config: RunConfig, found: tuple[Contender, ...]) -> str:
-    labels = [item.label for item in found]
+    labels = [item.label + suffix(variant) for item in found for variant in variants(config)]
     if config.reference is None:
         return labels[0]
     if config.reference in labels:
         return config.reference
-    label = label_of(config.reference, config)
+    label = label_of(config.reference, config) + suffix(variants(config)[0])
     if label not in labels:
         raise UserError(
             f"reference {config.reference!r} is not among the mechanisms and models of this run: {', '.join(labels)}"
@@ -106,22 +108,28 @@ def _reference(config: RunConfig, found: tuple[Contender, ...]) -> str:
 def _cost_cells(
     config: RunConfig, found: tuple[Contender, ...], resolutions: list[tuple[int, int]], common: dict[str, Any]
 ) -> Iterable[tuple[str, Cell]]:
-    def cell(probe: Any, item: Contender, resolution: tuple[int, int], **more: Any) -> tuple[str, Cell]:
-        own: dict[str, Any] = {"size": item.size, "settings": item.settings}
-        return item.label, Cell(probe, item.mechanism, resolution=resolution, **own, **common, **more)
-
-    batch = {"batch_size": config.batch_size, "precision": config.precision}
-    timing = asdict(config.timing)
-    wanted = set(COSTS) if "cost" in config.measure else set(config.measure)
-    for item in found if "macs" in wanted else ():
-        yield from (cell("macs", item, resolution, precision=config.precision) for resolution in resolutions)
-    for resolution in resolutions if "time" in wanted else ():
-        for item in found:
-            yield cell("latency", item, resolution, reference=config.reference, timing=timing, **batch)
-    for resolution in resolutions if "memory" in wanted else ():
-        for item in found:
-            yield cell("memory_inference", item, resolution, **batch)
-            yield cell("memory_training", item, resolution, **batch)
+    """Yield what each contender costs: a probe at a time, and within it what is timed together side by side."""
+    wanted = {*config.measure, *(COSTS if "cost" in config.measure else ())}
+    batch = {"batch_size": config.batch_size}
+    timed = {"reference": config.reference, "timing": asdict(config.timing)}
+    probes: dict[Any, tuple[bool, dict[str, Any]]] = {
+        "macs": ("macs" in wanted, {}),
+        "memory_inference": ("memory" in wanted, batch),
+        "memory_training": ("memory" in wanted, batch),
+        "latency": ("time" in wanted, timed | batch),
+        "latency_one": ("time" in wanted and config.batch_size > 1, timed),
+        "training_step": ("training_time" in wanted, timed | batch),
+        "best_batch": ("best_batch" in wanted, timed),
+    }
+    for probe, (asked, more) in probes.items():
+        for resolution, precision, (item, variant) in product(
+            resolutions if asked else (), words(config.precision), product(found, variants(config))
+        ):
+            if probe.startswith("memory") and variant["compile"] and not str(common["device"]).startswith("cuda"):
+                continue  # a ledger sees no operator of a compiled model, and the compiler drowns the process's figure
+            own: dict[str, Any] = {"size": item.size, "settings": item.settings, "precision": precision}
+            cell = Cell(probe, item.mechanism, resolution=resolution, **own, **variant, **more, **common)
+            yield item.label + suffix(variant), cell
 
 
 def _accuracy_cells(
@@ -132,7 +140,7 @@ def _accuracy_cells(
     smallest = min(resolutions, key=math.prod)
     chosen = smallest if each or config.train_resolution is None else parse_resolution(config.train_resolution)
     for contender in found:
-        for seed in range(config.seeds):
+        for precision, seed in product(words(config.precision), range(config.seeds)):
             cells = [
                 Cell(
                     "accuracy",
@@ -143,7 +151,7 @@ def _accuracy_cells(
                     seed=seed,
                     train_resolution=item if each else chosen,
                     recipe=recipe,
-                    precision=config.precision,
+                    precision=precision,
                     **common,
                 )
                 for item in resolutions

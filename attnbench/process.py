@@ -30,10 +30,15 @@ START = 600.0  # seconds that a first import may take on a slow disk
 class WorkerError(Exception):
     """A cell did not end well: ``status`` and message go into its record."""
 
-    def __init__(self, status: Status, message: str, *, alive: bool) -> None:
+    def __init__(self, status: Status, message: str, *, alive: bool, killed: bool = False) -> None:
         super().__init__(message)
         self.status: Status = status
         self.alive = alive  # whether the worker can be asked again
+        self.killed = killed  # whether someone else ended it: that says nothing about the cell
+
+
+class _EndedError(Exception):
+    """The template ended while it was asked for a worker."""
 
 
 class Template:
@@ -43,45 +48,74 @@ class Template:
     process that has loaded numerical libraries must not fork (macOS), every worker is spawned instead.
 
     ``preload`` names modules that the template imports too; they must not compute anything, because threads do not
-    survive a fork. ``plugins``, which may, are imported by each worker.
+    survive a fork. ``plugins``, which may, are imported by each worker. ``memory_limit`` is what each may allocate (B).
     """
 
     def __init__(
-        self, threads: int, preload: list[str], plugins: list[str], log: Path, *, forks: bool = sys.platform == "linux"
+        self,
+        threads: int,
+        preload: list[str],
+        plugins: list[str],
+        log: Path,
+        *,
+        memory_limit: int | None = None,
+        forks: bool = sys.platform == "linux",
     ) -> None:
         self.threads, self.preload, self.plugins, self.log, self.forks = threads, preload, plugins, log, forks
+        self.memory_limit = memory_limit
+        self._kept: list[int] = []  # lifelines of workers that outlived their template
         self._process: subprocess.Popen[bytes] | None = None
 
-    def worker(self) -> "Worker":
-        """Return a new worker, its plug-ins registered.
+    def worker(self, *, capped: bool = True) -> "Worker":
+        """Return a new worker, its plug-ins registered; one that is not ``capped`` may allocate what it likes.
 
         Raises:
             UserError: a plug-in does not load in another process.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._spawn()
-        ours, theirs = Pipe()
-        self._control.send(("fork" if self.forks else "become", 0))
-        send_handle(self._control, theirs.fileno(), None)
-        theirs.close()
-        worker = self._forked(ours) if self.forks else self._become(ours)
+        worker = self._new()
+        limit = self.memory_limit if capped else None
         try:
-            worker.call("configure", self.threads, sys.path, sys.argv, self.plugins, timeout=START)
+            worker.call("configure", self.threads, sys.path, sys.argv, self.plugins, limit, timeout=START)
         except WorkerError as error:
             worker.kill()
+            if error.killed:
+                return self.worker(capped=capped)
             raise UserError(f"a worker process cannot start: {error}") from error
         except BaseException:
             worker.kill()
             raise
         return worker
 
+    def _new(self) -> "Worker":
+        """Return a worker that is not configured; if the template was ended meanwhile, of a new one."""
+        for last in (False, True):
+            if self._process is None or self._process.poll() is not None:
+                self._spawn()
+            ours, theirs = Pipe()
+            try:
+                self._control.send(("fork" if self.forks else "become", 0))
+                send_handle(self._control, theirs.fileno(), None)
+                theirs.close()
+                return self._forked(ours) if self.forks else self._become(ours)
+            except (OSError, EOFError, _EndedError) as error:
+                self._end()
+                if last:
+                    raise UserError(f"the worker template ended at its start; see {self.log}") from error
+        raise AssertionError("the loop returns or raises")
+
     def close(self) -> None:
-        """End the template; its workers have ended."""
+        """End the template, and whatever is left of its workers."""
+        self._end()
+        while self._kept:
+            os.close(self._kept.pop())
+
+    def _end(self) -> None:
+        """End the template alone: closing a lifeline would end workers that are in the middle of something."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._control.close()
-            os.close(self._lifeline)
+            self._kept.append(self._lifeline)
             self._process = None
 
     def __enter__(self) -> Self:
@@ -91,7 +125,7 @@ class Template:
         self.close()
 
     def _spawn(self) -> None:
-        self.close()
+        self._end()
         self._control, theirs = Pipe()
         lifeline, self._lifeline = os.pipe()
         threading = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
@@ -113,9 +147,9 @@ class Template:
             raise UserError(f"the worker template did not start in {START:.0f} s; see {self.log}")
         try:
             pid = self._control.recv()
-        except EOFError:
-            raise UserError(f"the worker template ended at its start; see {self.log}") from None
-        return Worker(pipe, pid, partial(self._reap, pid))
+        except (EOFError, ConnectionError):
+            raise _EndedError from None
+        return Worker(pipe, pid, partial(_reap, self._control, pid))
 
     def _become(self, pipe: "Connection[Any, Any]") -> "Worker":
         process, lifeline = self._process, self._lifeline
@@ -131,13 +165,15 @@ class Template:
 
         return Worker(pipe, process.pid, wait)
 
-    def _reap(self, pid: int) -> int:
-        try:
-            self._control.send(("reap", pid))
-            code: int = self._control.recv()
-        except (EOFError, OSError):  # the template itself was ended, and the system reaps
-            return -signal.SIGKILL
-        return code
+
+def _reap(control: "Connection[Any, Any]", pid: int) -> int:
+    """Ask the template that forked a worker for its exit code."""
+    try:
+        control.send(("reap", pid))
+        code: int = control.recv()
+    except (EOFError, OSError):  # the template itself was ended, and the system reaps
+        return -signal.SIGKILL
+    return code
 
 
 class Worker:
@@ -170,8 +206,24 @@ class Worker:
                     raise WorkerError(*content, alive=True)
                 if progress:
                     progress(content)
-        except (EOFError, ConnectionError, BrokenPipeError):
+        except (EOFError, ConnectionError):
             raise self._death() from None
+        except WorkerError:
+            raise
+        except Exception as error:  # what a worker wrote into its pipe is not to be trusted
+            self.kill()
+            what = f"the worker's answer cannot be read ({type(error).__name__})"
+            raise WorkerError("failed", what, alive=False) from error
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked, as far as is known."""
+        return self._alive
 
     def kill(self) -> None:
         """End the process and all that it started; harmless when it has ended."""
@@ -199,7 +251,8 @@ class Worker:
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return WorkerError("out_of_memory", "the system ended the worker: out of memory", alive=False)
         reason = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return WorkerError("failed", f"the worker process ended {reason}", alive=False)
+        killed = code in (-signal.SIGKILL, -signal.SIGTERM)
+        return WorkerError("failed", f"the worker process ended {reason}", alive=False, killed=killed)
 
 
 def built_in_modules(registry: Registry[Any], names: list[str]) -> list[str]:
@@ -231,8 +284,9 @@ def plugin_sources(registry: Registry[Any], names: list[str]) -> list[str]:
 
 def _oom_kills() -> int:
     """Return how many processes the kernel has ended for lack of memory; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    found = 0
+    for file in (Path("/proc/vmstat"), Path("/sys/fs/cgroup/memory.events")):  # the machine's, this container's
+        with suppress(OSError):
+            lines = file.read_text(encoding="ascii").splitlines()
+            found += next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return found

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from attnbench.axes import AXES, suffix
 from attnbench.config import RunConfig
 from attnbench.record import Cell, Record
 from attnbench.sizes import SIZES
@@ -75,7 +76,7 @@ class Progress:
         macs = record.measured("macs")
         if macs:
             self.macs[cell.mechanism, cell.resolution] = macs.value
-        self.spent += self._seconds(cell)
+        self.spent += 0.0 if record.status == "skipped" else self._seconds(cell)
         self.running = [other for other in self.running if other.key != cell.key]
         rest = sum(self._seconds(other) for other in self.cells.values())
         left = rest * self._slowness(self.spent)
@@ -96,10 +97,14 @@ class Progress:
         batch = cell.batch_size or 1
         if cell.probe == "training":
             return START + 3 * forward * float((cell.recipe or {}).get("samples", 0))
-        contenders = len(self.config.mechanisms or ()) + len(self.config.models) + 1
+        contenders = len(self.config.mechanisms or ()) + len(self.config.models) + 2  # the twin and the anchor
+        rounds = START + self.config.timing.budget / (2 * contenders)
         return {
             "macs": START / 2,
-            "latency": START + 1.3 * self.config.timing.budget / contenders + 8 * forward * batch,
+            "latency": rounds + 8 * forward * batch,
+            "latency_one": rounds + 8 * forward,
+            "training_step": rounds + 24 * forward * batch,
+            "best_batch": rounds + 200 * forward,
             "memory_inference": START + 2 * forward * batch,
             "memory_training": START + 6 * forward * batch,
         }.get(cell.probe, VALIDATION * forward)
@@ -117,7 +122,9 @@ def _title(cells: list[Cell]) -> str:
 
 def _name(cell: Cell) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in cell.settings.items())
-    return f"{cell.mechanism}({settings})" if settings else cell.mechanism
+    variant = suffix({name: getattr(cell, name) for name in AXES})
+    precision = "" if cell.precision == "fp32" else f" in {cell.precision}"
+    return f"{cell.mechanism}({settings}){variant}{precision}" if settings else f"{cell.mechanism}{variant}{precision}"
 
 
 def _clock(seconds: float) -> str:

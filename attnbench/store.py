@@ -54,22 +54,22 @@ class Store:
             raise
         _OPEN.add(self)
 
-    def append(self, record: Record) -> None:
-        """Add one line; on return it is on disk.
+    def append(self, *records: Record) -> None:
+        """Add a line for each record, all with one sync; on return they are on disk.
 
-        A disk that is full or fails is a :class:`UserError`, and the file then ends where it ended before. A number
-        that is not finite is a ``ValueError``, and nothing is written.
+        A disk that is full or fails is a :class:`UserError`, and the file then ends where it ended before: all of the
+        records are there, or none. A number that is not finite is a ``ValueError``, and nothing is written.
         """
         if self._file < 0:
             raise ValueError(f"the store of {self.path} is closed")
-        line = _line(record)
+        lines = b"".join(map(_line, records))
         try:
             self._cut()  # what a crash, or an append that was interrupted, left behind the last whole line
-            self._write(line)
+            self._write(lines)
         except OSError as error:
             self._cut_if_possible()
             _refuse("write", self.path, error)
-        self._end += len(line)
+        self._end += len(lines)
 
     def close(self) -> None:
         """Give the lock back. The lock's file stays: removing it would let two writers hold two files."""
@@ -86,10 +86,10 @@ class Store:
     ) -> None:
         self.close()
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, lines: bytes) -> None:
         if os.fstat(self._file).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "deleted while it was being written", str(self.path))
-        rest = memoryview(line)
+        rest = memoryview(lines)
         while rest:
             rest = rest[os.write(self._file, rest) :]
         os.fsync(self._file)
@@ -150,11 +150,12 @@ def _not_a_number(constant: str) -> NoReturn:
 
 def _line(record: Record) -> bytes:
     data = record.to_json()
-    for place in _not_finite("", data):
-        raise ValueError(
-            f"{place.lstrip('.')} of the {record.cell.probe} record is not finite; record a failure instead"
-        )
-    return json.dumps(data, allow_nan=False).encode() + b"\n"
+    try:
+        return json.dumps(data, allow_nan=False).encode() + b"\n"
+    except ValueError:
+        place = next(_not_finite("", data)).lstrip(".")
+        probe = record.cell.probe
+        raise ValueError(f"{place} of the {probe} record is not finite; record a failure instead") from None
 
 
 def _not_finite(place: str, value: object) -> Iterator[str]:

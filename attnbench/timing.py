@@ -1,19 +1,24 @@
-"""Times the contenders of one resolution together: prepared one by one, sampled in rounds, one active at a time."""
+"""Times the contenders of one resolution together: launched one by one, sampled in rounds, one active at a time."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from typing import Any
 
 from attnbench.config import RunConfig
-from attnbench.measure.rounds import Rounds, run_rounds
-from attnbench.measure.statistics import median_interval, noise_floor
-from attnbench.process import Worker, WorkerError
+from attnbench.measure.conditions import Watch
+from attnbench.measure.rounds import Contenders, GoneError, Rounds, run_launches
+from attnbench.measure.statistics import Interval, median_interval, noise_floor
+from attnbench.process import Template, Worker, WorkerError
 from attnbench.record import Cell, Measurement
 
 TWIN = "A/A twin"  # the reference a second time, in a process of its own: what the ratio of equal code looks like
+ANCHOR = "anchor.v1"  # a fixed piece of work: what runs are compared by
+MOST_KILLS = 3  # times that others may end a contender's worker before the contender is given up
 
 
 @dataclass(slots=True)
@@ -23,97 +28,175 @@ class Result:
     measurements: tuple[Measurement, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     error: WorkerError | None = None
-    rounds: Rounds | None = None
-    has_reference: bool = False
 
 
 def time_together(
-    cells: dict[str, Cell],
+    cells: Mapping[str, Cell],
     reference: str,
-    process: Callable[[str], Worker],
+    template: Template,
     config: RunConfig,
     progress: Callable[[float], None],
+    budget: float | None = None,
 ) -> dict[str, Result]:
-    """Time ``cells`` (contender name to latency cell, all of one resolution) against ``reference`` and its twin.
+    """Time ``cells`` (label to cell, all of one resolution) against ``reference``, its twin and the anchor.
 
-    ``process`` returns the worker of a contender. Every contender gets a result; one that fails leaves the others be.
+    Where the reference is not among them there are times and no ratios to it, and the first serves for the noise floor.
+    Every contender gets a result; one that fails leaves the others be. ``budget``, in seconds, replaces that of the
+    configuration.
     """
-    contenders = {**cells, TWIN: cells[reference]}
-    results = {name: Result() for name in contenders}
-    prepared: dict[str, Worker] = {}
-    for number, (name, cell) in enumerate(contenders.items()):
-        try:
-            prepared[name] = process(name)
-            results[name].environment = {
-                **prepared[name].call("describe", cell.device, cell.threads, timeout=config.timeout),
-                "warm_up": prepared[name].call("prepare", cell, timeout=config.timeout),
-            }
-        except WorkerError as error:
-            results[name].error = error
-        progress(0.5 * (number + 1) / len(contenders))
-    ready: dict[str, Callable[[], float]] = {
-        name: partial(worker.call, "sample", timeout=config.timeout)
-        for name, worker in prepared.items()
-        if results[name].error is None
-    }
-    if ready:
-        _sample(ready, results, reference, config, progress)
-        for name, cell in cells.items():
-            if results[name].error is None:
-                results[name].measurements = tuple(_measurements(name, cell, results[name]))
-    return results
+    timing = config.timing if budget is None else replace(config.timing, budget=budget)
+    base = reference if reference in cells else next(iter(cells))
+    launcher = _Launcher({**cells, TWIN: cells[base]}, template, config.timeout, timing.sample)
+    watch = Watch(_gpu(cells[base].device))
 
-
-def _sample(
-    ready: dict[str, Callable[[], float]],
-    results: dict[str, Result],
-    reference: str,
-    config: RunConfig,
-    progress: Callable[[float], None],
-) -> None:
-    """Run the rounds and hand them to every result; without the reference there are times and no ratios."""
-    timing = config.timing
     begin = time.monotonic()
 
     def on_round(number: int) -> None:
-        spent = max(number / timing.max_rounds, (time.monotonic() - begin) / timing.budget)
-        progress(0.5 + 0.5 * min(spent, 1.0))
+        progress(min(max(number / timing.max_rounds, (time.monotonic() - begin) / timing.budget), 1.0))
 
-    against = reference if reference in ready else next(iter(ready))
-    rounds = run_rounds(ready, against, timing, seed=0, on_round=on_round)
-    alone = reference not in ready or reference in rounds.failures
-    for name, result in results.items():
-        failure = rounds.failures.get(name)
-        if failure is not None:
-            known = failure if isinstance(failure, WorkerError) else None
-            result.error = known or WorkerError("failed", str(failure), alive=True)
-        result.rounds, result.has_reference = rounds, not alone
-        result.environment |= {"rounds": max((item.round for item in rounds.samples), default=-1) + 1}
-        result.environment |= {"converged": rounds.converged and not alone}
+    rounds = run_launches(launcher.launch, base, timing, seed=0, on_round=on_round, aside=frozenset({ANCHOR}))
+    conditions = watch.report(launcher.cpu_seconds, frozenset(launcher.processes), list(rounds.times(base).values()))
+    alone = base != reference or base in launcher.errors or base in rounds.failures
+    return {name: _result(name, cell, launcher, rounds, conditions, alone=alone) for name, cell in cells.items()}
 
 
-def _measurements(name: str, cell: Cell, result: Result) -> Iterator[Measurement]:
-    rounds = result.rounds
-    if rounds is None:
-        return
-    latency = median_interval(list(rounds.times(name).values()))
-    own = [item for item in rounds.samples if item.contender == name]
-    yield Measurement(
-        "latency",
-        latency.value,
-        "s",
-        latency.low,
-        latency.high,
-        samples=tuple(item.seconds for item in own),
-        rounds=tuple(item.round for item in own),
-        times=tuple(round(item.time, 3) for item in own),
-    )
-    batch = cell.batch_size or 1
-    low, high = (batch / bound if bound else None for bound in (latency.high, latency.low))
-    yield Measurement("throughput", batch / latency.value, "img/s", low, high)
-    ratio = rounds.ratio(name) if result.has_reference else None
+class _Launcher:
+    """Starts a worker per contender, launch after launch, and remembers what became of each."""
+
+    def __init__(
+        self,
+        cells: Mapping[str, Cell],
+        template: Template,
+        timeout: float,
+        least: float,
+    ) -> None:
+        self.cells, self.errors = cells, dict[str, WorkerError]()
+        self.environments: dict[str, dict[str, Any]] = {}
+        self.warm_ups: dict[str, list[dict[str, Any]]] = {}
+        self.cpu_seconds = 0.0
+        self.processes: set[int] = set()
+        self._kills: dict[str, int] = {}
+        self._template, self._timeout, self._least = template, timeout, least
+
+    @contextmanager
+    def launch(self) -> Iterator[Contenders]:
+        """Yield what samples each contender that is ready; their workers end with the block."""
+        with ExitStack() as stack:
+            ready: dict[str, Worker] = {}
+            names = [name for name in (*self.cells, ANCHOR) if name not in self.errors]
+            for name in names:
+                try:
+                    worker = stack.enter_context(self._template.worker())
+                    self._prepare(name, worker)
+                except WorkerError as error:
+                    self._lose(name, error)
+                else:
+                    ready[name] = worker
+                    self.processes.add(worker.pid)
+            yield {name: partial(self._sample, name, worker) for name, worker in ready.items()}
+            for name, worker in ready.items():
+                if worker.alive:
+                    self._count(name, worker)
+
+    def _prepare(self, name: str, worker: Worker) -> None:
+        first = next(iter(self.cells.values()))
+        if name == ANCHOR:
+            worker.call("prepare_anchor", first.device, self._least, timeout=self._timeout)
+            return
+        cell = self.cells[name]
+        if name not in self.environments:
+            self.environments[name] = worker.call("describe", cell.device, cell.threads, timeout=self._timeout)
+        self.warm_ups.setdefault(name, []).append(worker.call("prepare", cell, timeout=self._timeout))
+
+    def _sample(self, name: str, worker: Worker) -> float:
+        try:
+            seconds: float = worker.call("sample", timeout=self._timeout)
+        except WorkerError as error:
+            self._lose(name, error)
+            if name in self.errors:
+                raise
+            raise GoneError(str(error)) from error
+        return seconds
+
+    def _lose(self, name: str, error: WorkerError) -> None:
+        """Give a contender up, unless others ended its worker: then it comes back with the next launch."""
+        self._kills[name] = self._kills.get(name, 0) + error.killed
+        if not error.killed or self._kills[name] > MOST_KILLS:
+            self.errors[name] = error
+
+    def _count(self, name: str, worker: Worker) -> None:
+        try:
+            self.cpu_seconds += worker.call("usage", timeout=self._timeout)
+        except WorkerError as error:
+            self._lose(name, error)
+
+
+def _result(
+    name: str, cell: Cell, launcher: _Launcher, rounds: Rounds, conditions: dict[str, Any], *, alone: bool
+) -> Result:
+    error = launcher.errors.get(name)
+    failure = rounds.failures.get(name)
+    if error is None and failure is not None:
+        error = failure if isinstance(failure, WorkerError) else WorkerError("failed", str(failure), alive=True)
+    if error is None and not rounds.times(name):
+        error = WorkerError("failed", "its worker process was ended before a round was done", alive=False, killed=True)
+    warm_ups = launcher.warm_ups.get(name, [])
+    environment = {
+        **launcher.environments.get(name, {}),
+        "attention_kernel": warm_ups[0].get("attention_kernel") if warm_ups else None,
+        "warm_up": [{key: item for key, item in one.items() if key != "attention_kernel"} for one in warm_ups],
+        "rounds": max((item.round for item in rounds.samples), default=-1) + 1,
+        "launches": rounds.launches,
+        "converged": rounds.converged and not alone,
+        "conditions": conditions,
+    }
+    measured = () if error is not None else tuple(_measurements(name, cell, rounds, alone=alone))
+    return Result(measured, environment, error)
+
+
+def _measurements(name: str, cell: Cell, rounds: Rounds, *, alone: bool) -> Iterator[Measurement]:
+    times = rounds.times(name)
+    seconds = median_interval(list(times.values()), launches=len({rounds.launch_of(number) for number in times}))
+    samples = _samples(rounds, name)
+    speed = _inverse(seconds, 1 if cell.probe == "best_batch" else cell.batch_size or 1)
+    if cell.probe == "best_batch":
+        yield Measurement("best_throughput", speed.value, "img/s", speed.low, speed.high, **samples)
+        yield Measurement("best_batch_size", float(cell.batch_size or 1), "1")
+    else:
+        yield Measurement(cell.probe, seconds.value, "s", seconds.low, seconds.high, **samples)
+    if cell.probe == "latency":
+        yield Measurement("throughput", speed.value, "img/s", speed.low, speed.high)
+    ratio = None if alone else rounds.ratio(name)
     if ratio is not None:
         yield Measurement("time_ratio", ratio.value, "1", ratio.low, ratio.high)
-    twin = rounds.ratio(TWIN) if result.has_reference else None
+    # What the two were taken from is kept once, by the one that the twin is a twin of.
+    is_base = name == rounds.reference
+    anchored, twin = rounds.ratio(name, to=ANCHOR), rounds.ratio(TWIN)
+    if anchored is not None:
+        kept = _samples(rounds, ANCHOR) if is_base else {}
+        yield Measurement("anchor_ratio", anchored.value, "1", anchored.low, anchored.high, kind=ANCHOR, **kept)
     if twin is not None and isfinite(floor := noise_floor(twin)):
-        yield Measurement("noise_floor", floor, "1")
+        yield Measurement("noise_floor", floor, "1", **(_samples(rounds, TWIN) if is_base else {}))
+
+
+def _samples(rounds: Rounds, name: str) -> dict[str, Any]:
+    own = [item for item in rounds.samples if item.contender == name]
+    return {
+        "samples": tuple(item.seconds for item in own),
+        "rounds": tuple(item.round for item in own),
+        "times": tuple(round(item.time, 3) for item in own),
+    }
+
+
+def _inverse(seconds: Interval, images: int) -> Interval:
+    low, high = (images / bound if bound else None for bound in (seconds.high, seconds.low))
+    return Interval(images / seconds.value, low, high)
+
+
+def _gpu(device: str) -> str | None:
+    """Return the index or id by which nvidia-smi knows a device that torch numbers; None for a CPU."""
+    if not device.startswith("cuda"):
+        return None
+    index = int(device.partition(":")[2] or 0)
+    visible = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+    return visible[index] if index < len(visible) else str(index)

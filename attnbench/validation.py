@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from attnbench.axes import check_axes
 from attnbench.config import RunConfig
 from attnbench.errors import UserError, unknown
 from attnbench.registry import TASKS
 from attnbench.sizes import SIZES
 
 LEAST_SIDE = 32
-PRECISIONS = ("fp32", "bf16")
-COSTS = ("macs", "time", "memory")  # all of them: cost
-MEASURES = ("cost", *COSTS, "accuracy")
+COSTS = ("macs", "time", "training_time", "memory")  # all of them: cost
+MEASURES = ("cost", *COSTS, "best_batch", "accuracy")
 RESOLUTIONS = ("resolutions", "train_resolution")  # read by parse_resolution, whatever their types
 
 
@@ -68,13 +68,13 @@ def check_names(config: RunConfig) -> None:
     """Refuse an unknown size, precision, measure or task, or one that is given twice."""
     choices: tuple[tuple[str, list[str], Collection[str]], ...] = (
         ("size", [config.size], SIZES),
-        ("precision", [config.precision], PRECISIONS),
         ("measure", config.measure, MEASURES),
     )
     for title, given, known in choices:
         for name in given:
             if name not in known:
                 raise unknown(title, name, known)
+    check_axes(config)
     for title, names in (("tasks", config.tasks), ("measure", config.measure)):
         unique(title, names)
     for name in config.tasks:
@@ -95,6 +95,7 @@ def check_numbers(config: RunConfig) -> None:
         "recipe.samples": (recipe.samples, 10**12),
         "timing.min_rounds": (timing.min_rounds, 10**6),
         "timing.max_rounds": (timing.max_rounds, 10**6),
+        "timing.min_launches": (timing.min_launches, 10**6),
     }
     for name, (value, most) in counts.items():
         if not 1 <= value <= most:
@@ -114,6 +115,8 @@ def check_numbers(config: RunConfig) -> None:
         "timing.budget": timing.budget,
         "timing.precision": timing.precision,
         "timing.sample": timing.sample,
+        "timing.launch": timing.launch,
+        "cell_limit": config.cell_limit,
     }
     shares = {
         "recipe.scale": (recipe.scale, recipe.scale > 0),

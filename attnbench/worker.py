@@ -17,9 +17,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
+from pathlib import Path
 from typing import Any
 
 ACTIVE = False  # whether this process is a worker
+MESSAGE = 1000  # characters of an error that are kept
+SLACK = 2**28  # B beyond a memory limit: stacks of threads, code, what libraries keep for themselves
 PATIENCE = 10.0  # seconds for a worker that has closed its pipe to end by itself
 
 
@@ -89,8 +92,10 @@ class _Server:
         self._send = send
         self._timed: Any = None
 
-    def configure(self, threads: int, path: list[str], words: list[str], plugins: list[str]) -> None:
-        """Set threads, and register plug-ins of ``sys.path`` = ``path`` and ``sys.argv`` = ``words``."""
+    def configure(
+        self, threads: int, path: list[str], words: list[str], plugins: list[str], memory_limit: int | None
+    ) -> None:
+        """Set threads, register plug-ins with ``path`` and ``words`` as sys.path and sys.argv, cap the memory (B)."""
         import torch
 
         torch.set_num_threads(threads)
@@ -101,6 +106,8 @@ class _Server:
                 runpy.run_path(place, run_name="__attnbench_plugin__")
             else:
                 importlib.import_module(place)
+        if memory_limit is not None:
+            _cap_memory(memory_limit)
 
     def describe(self, device: str, threads: int) -> dict[str, Any]:
         """Return the environment of this process."""
@@ -115,18 +122,62 @@ class _Server:
         return measure(cell, context, lambda done: self._send(("progress", done)))
 
     def prepare(self, cell: Any) -> dict[str, Any]:
-        """Build and warm up the model of a latency cell; return how it was warmed up."""
+        """Build and warm up the model of a cell that is timed; return how it was warmed up, and its kernel."""
         from attnbench.execute import TimedModel
 
         self._timed = None  # frees the earlier model first
         self._timed = TimedModel(cell)
-        report: dict[str, Any] = self._timed.clock.report
+        report: dict[str, Any] = self._timed.report
         return report
+
+    def prepare_anchor(self, device: str, least: float) -> dict[str, Any]:
+        """Warm up the fixed piece of work that runs are compared by."""
+        from attnbench.execute import TimedAnchor
+
+        self._timed = TimedAnchor(device, least)
+        report: dict[str, Any] = self._timed.report
+        return report
+
+    def usage(self) -> float:
+        """Return the CPU seconds of this process and of those that it started and that ended."""
+        return sum(os.times()[:4])
+
+    def foresee(self, cells: Any, limit: int) -> Any:
+        """Return what cells of one model at one resolution need, without running them."""
+        from attnbench.foresight import foresee
+
+        return foresee(cells, limit)
+
+    def calibrate(self, device: str) -> float:
+        """Return the MACs per second that this machine reaches at its best."""
+        from attnbench.foresight import calibrate
+
+        return calibrate(device)
+
+    def attempt(self, cell: Any) -> float:
+        """Run one batch twice; return the seconds of the faster call."""
+        from attnbench.execute import attempt
+
+        return attempt(cell)
 
     def sample(self) -> float:
         """Return seconds per call of the prepared model."""
         seconds: float = self._timed.sample()
         return seconds
+
+
+def _cap_memory(limit: int) -> None:
+    """Let this process allocate ``limit`` bytes more than it has: beyond, torch says that it is out of memory.
+
+    So a cell that needs more than was foreseen becomes a record, before the system ends a process of its choice.
+    """
+    import resource  # not on Windows
+
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])  # data and stack
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = pages * resource.getpagesize() + SLACK + limit
+        resource.setrlimit(resource.RLIMIT_DATA, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _status(error: BaseException) -> str:
@@ -142,8 +193,9 @@ def _status(error: BaseException) -> str:
 def _message(error: BaseException) -> str:
     from attnbench.errors import UserError
 
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {text}"[:1000]
+    printable = "".join(char if char.isprintable() else " " for char in str(error))
+    text = " ".join(printable.split()) or type(error).__name__
+    return (text if isinstance(error, UserError | OSError) else f"{type(error).__name__}: {text}")[:MESSAGE]
 
 
 def _die_with_parent(lifeline: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "names", "record", "config", "contract", "task_contract", "sizes"},
-    {"declarations", "registry", "layers", "architecture", "store", "environment"},
+    {"errors", "names", "record", "config", "contract", "task_contract", "sizes"} | {"amounts", "capacity", "axes"},
+    {"declarations", "registry", "layers", "architecture", "store", "environment", "hardware"},
     {
         "backbone",
         "measure",
@@ -25,9 +25,11 @@ LAYERS = [
         "contenders",
         "validation",
     }
-    | {"checkpoints", "weights"},
+    | {"checkpoints", "weights", "matching", "comparison"},
     {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_scoring", "table_command"}
-    | {"evaluation", "eval_command", "timm_models"},
+    | {"evaluation", "eval_command", "timm_models", "comparison_table", "compare_command"}
+    | {"forecast", "predict_table", "predict_command"}
+    | {"allowance", "batch_search", "foresight", "listener", "runner"},
     {"progress", "table_timing", "cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -94,6 +96,11 @@ def test_the_packages_listed_for_installation_are_the_folders_that_hold_code() -
         "attnbench.report",
         "attnbench.listing",
         "attnbench.eval_command",
+        "attnbench.predict_command",
+        "attnbench.compare_command",
+        "attnbench.comparison",
+        "attnbench.comparison_table",
+        "attnbench.report.growth_text",
     ],
 )
 def test_light_modules_import_neither_torch_nor_pandas_nor_seaborn(module: str) -> None:

@@ -68,7 +68,7 @@ torch.testing.assert_close(module(x), module.proj(out.flatten(3)), atol=1e-5, rt
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
     source = python_block("attnbench.run(")
-    quick = "resolutions=['32'], timing=__import__('attnbench.config').config.Timing(0.2, 3, 3)"
+    quick = "resolutions=['32'], timing=__import__('attnbench.config').config.Timing(min_rounds=3, max_rounds=3, budget=0.2)"
     (tmp_path / "example.py").write_text(
         source.replace('resolutions=["64"]', quick.replace("(0.2, 3, 3)", "(3, 3, 0.2)"))
     )

@@ -106,7 +106,7 @@ def test_costs_can_be_asked_for_one_by_one() -> None:
         config = RunConfig(mechanisms=["full"], resolutions=["64"], measure=list(measure), device="cpu")
         return {cell.probe for cell in plan(config).cells}
 
-    assert probes("cost") == probes("macs", "time", "memory")
+    assert probes("cost") == probes("macs", "time", "training_time", "memory")
     assert probes("time") == {"latency"}
     assert probes("macs", "accuracy") == {"macs", "training", "accuracy"}
 

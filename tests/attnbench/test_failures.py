@@ -60,8 +60,8 @@ def test_every_failure_is_a_row_with_its_reason_and_the_reference_goes_on(tmp_pa
     mechanisms = ["identity", "raising", "crashing", "starving"]
     records = run(tmp_path, 120, mechanisms=mechanisms, resolutions=["32"], measure=["cost"])
     ended = {(record["cell"]["mechanism"], record["cell"]["probe"]): record for record in records}
-    assert len(records) == len(ended) == 4 * len(mechanisms)
-    for probe in ("latency", "memory_inference", "memory_training"):
+    assert len(records) == len(ended) == 5 * len(mechanisms)
+    for probe in ("latency", "training_step", "memory_inference", "memory_training"):
         assert ended["identity", probe]["status"] == "ok"
         assert ended["raising", probe]["status"] == "failed"
         assert ended["raising", probe]["error"] == "RuntimeError: no such kernel"
@@ -76,7 +76,7 @@ def test_every_failure_is_a_row_with_its_reason_and_the_reference_goes_on(tmp_pa
 def test_without_its_reference_a_contender_has_times_and_no_ratio(tmp_path: Path) -> None:
     records = run(tmp_path, 120, mechanisms=["raising", "identity"], resolutions=["32"], measure=["time"])
     (timed,) = [item for item in records if item["cell"]["probe"] == "latency" and item["status"] == "ok"]
-    assert {item["metric"] for item in timed["measurements"]} == {"latency", "throughput"}
+    assert {item["metric"] for item in timed["measurements"]} == {"latency", "throughput", "anchor_ratio"}
 
 
 def test_a_cell_that_hangs_ends_at_its_timeout(tmp_path: Path) -> None:

@@ -39,7 +39,15 @@ def test_what_is_no_resolution_is_refused(text: object) -> None:
 def test_a_run_has_one_cell_per_probe_mechanism_and_resolution() -> None:
     cells = plan(configured()).cells
     per_resolution = Counter(cell.probe for cell in cells)
-    expected = {"macs": 4, "latency": 4, "memory_inference": 4, "memory_training": 4, "training": 2, "accuracy": 4}
+    expected = {
+        "macs": 4,
+        "latency": 4,
+        "training_step": 4,
+        "memory_inference": 4,
+        "memory_training": 4,
+        "training": 2,
+        "accuracy": 4,
+    }
     assert per_resolution == expected
     assert len({cell.key for cell in cells}) == len(cells)
 

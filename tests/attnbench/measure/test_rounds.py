@@ -26,7 +26,7 @@ def noisy(seed: int, spread: float) -> Callable[[], float]:
 
 
 def timing(**more: float) -> Timing:
-    return Timing(**{"min_rounds": 4, "max_rounds": 6, "budget": 1000.0, **more})  # type: ignore[arg-type]
+    return Timing(**{"min_rounds": 4, "max_rounds": 6, "min_launches": 1, "budget": 1000.0, **more})  # type: ignore[arg-type]
 
 
 def test_each_round_visits_all_and_returns_in_reverse() -> None:
