@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -29,8 +30,10 @@ class TensorLedger(TorchDispatchMode):  # torch's __init_subclass__ has no types
     """Keeps the bytes of every storage that is allocated within the context and still alive, on whatever device.
 
     A storage counts once, however many tensors view it; one that was there before counts only what it grows by, and
-    giving it up is no gain. What an operator allocates and frees within itself (a convolution's workspace) is not seen.
-    ``UntypedStorage.resize_`` is no operator: it shows when the next operator touches the storage. Tensors are strided.
+    giving it up is no gain. In inference mode torch hands over composite operators whole (attention by the math kernel,
+    with its scores): they are taken apart, as torch takes them apart before it runs them. What an operator allocates
+    and frees within itself (a convolution's workspace) is not seen. ``UntypedStorage.resize_`` is no operator: it shows
+    when the next operator touches the storage. Tensors are strided.
     """
 
     def __init__(self) -> None:
@@ -47,7 +50,10 @@ class TensorLedger(TorchDispatchMode):  # torch's __init_subclass__ has no types
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run one operator, then enter what it allocated or resized."""
+        """Run one operator, or the parts of a composite one; enter what it allocated or resized."""
+        if is_composite(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         given = {id(storage): storage for storage in _storages((args, kwargs))}
         if func is torch.ops.aten.lift_fresh.default:  # torch.tensor(...) allocates out of sight: here it is first seen
             given = {}
@@ -70,6 +76,13 @@ class TensorLedger(TorchDispatchMode):  # torch's __init_subclass__ has no types
 
     def _leave(self, key: int, _: object) -> None:
         self.current -= self._entries.pop(key)[2]
+
+
+def is_composite(func: object) -> bool:
+    """Return whether torch takes ``func`` apart on a CPU; one that has a kernel of its own too is not taken apart."""
+    if not isinstance(func, OpOverload) or func.namespace == "prim":  # these ask a fake tensor for its device or layout
+        return False
+    return func._can_decompose() and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CPU")
 
 
 def peak_memory(step: Callable[[], object], device: torch.device) -> tuple[tuple[int, str], ...]:
@@ -153,9 +166,12 @@ def _storages(tree: object) -> Iterator[UntypedStorage]:
 
 
 def _start_libraries() -> None:
-    """Start thread pools, oneDNN and autograd on a toy: some 8 MiB that belong to no model."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 8))
-    torch.autograd.backward(net(torch.zeros(2, 3, 8, 8)).sum())
+    """Map the code that importing torch and building a model map, and start the threads, on a toy.
+
+    A forked worker begins without its template's mapped code, and would be charged for it. What the step's own kinds of
+    operators bring in (convolutions and activations: oneDNN) is left to the step, as in a process of its own.
+    """
+    torch.autograd.backward(nn.Linear(8, 8)(torch.zeros(2, 8)).sum())
 
 
 def _reset_high_water() -> bool:

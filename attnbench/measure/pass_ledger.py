@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from attnbench.measure.memory import TensorLedger
+from attnbench.measure.memory import TensorLedger, is_composite
 from attnbench.measure.twins import fake_view, is_fake
 
 _aten = torch.ops.aten
@@ -67,7 +67,7 @@ class PassLedger(TensorLedger):
             return super().__torch_dispatch__(func, types, args, kwargs)
         if func.namespace == "prim":  # asks a fake tensor for its device or layout
             return func(*args, **(kwargs or {}))
-        if _is_composite(func):
+        if is_composite(func):
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         if func in _VIEWS and is_fake(args[0]) and not kwargs:
@@ -78,11 +78,6 @@ class PassLedger(TensorLedger):
         if not (func.is_view or func in _VIEWS) and func.overloadpacket not in _ALLOCATING:
             self.traffic += sum(map(_bytes, chain(_tensors((args, kwargs)), _tensors(out))))
         return out
-
-
-def _is_composite(func: OpOverload) -> bool:
-    """Return whether torch takes ``func`` apart on a CPU; one with a kernel of its own there is run as a whole."""
-    return func._can_decompose() and not torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CPU")
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:

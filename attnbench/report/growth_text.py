@@ -105,8 +105,8 @@ def _left_out(found: Sequence[LeftOut]) -> Iterator[str]:
         quantities.setdefault((one.mechanisms, one.reference), []).append(QUANTITIES[one.example.metric])
     for (count, reference), names in quantities.items():
         kept = "no pair is compared" if reference is None else f"only pairs with {escape(reference)} are compared"
-        why = f"all pairs are up to {crossover.EVERY_PAIR} mechanisms, those with the reference up to"
-        yield f"Left out: of {count} mechanisms {kept} ({', '.join(names)}); {why} {crossover.ANY_PAIR}."
+        bounds = f"all pairs of up to {crossover.EVERY_PAIR}, those with the reference of up to {crossover.ANY_PAIR}"
+        yield f"Left out: of {count} mechanisms {kept} ({', '.join(names)}), to bound the work: {bounds}."
 
 
 def _held(one: Series) -> str:

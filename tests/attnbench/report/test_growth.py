@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from attnbench.config import Timing
-from attnbench.measure.statistics import RESAMPLES, median_interval
+from attnbench.measure.statistics import median_interval
 from attnbench.record import Cell, Measurement, Record
 from attnbench.report import crossover
-from attnbench.report.bootstrap import TAILS, block_length, block_medians, median_half_width, student, widening
+from attnbench.report.bootstrap import TAILS, block_medians, student
 from attnbench.report.growth import Exponent, Growth, growth
 from attnbench.report.growth_text import section
 from attnbench.report.ratios import could_turn, draws, nodes
@@ -325,28 +325,6 @@ def test_the_interval_of_a_crossing_holds_the_truth_as_often_as_it_says() -> Non
 
 
 # Bounds of the work
-
-
-def test_medians_of_blocks_are_those_that_numpy_takes() -> None:
-    for count, launches in ((5, 1), (12, 1), (40, 4)):
-        values = np.random.default_rng(count).normal(0, 1, count)
-        length = block_length(count, launches)
-        starts = np.random.default_rng(3).integers(count, size=(RESAMPLES, -(-count // length), 1))
-        drawn = (starts + np.arange(length)).reshape(RESAMPLES, -1)[:, :count] % count
-        middle = np.median(values)
-        known = middle + widening(count, launches) * (np.median(values[drawn], axis=1) - middle)
-        assert block_medians(list(values), 3, launches) == pytest.approx(known)
-
-
-def test_the_normal_approximation_is_about_as_wide_as_the_draws() -> None:
-    shares = []
-    for seed in range(40):
-        values = list(np.random.default_rng(seed).normal(0, 1, 40))
-        draws, half = block_medians(values, seed), median_half_width(values)
-        assert draws is not None
-        assert half is not None
-        shares.append(2 * half / np.ptp(np.quantile(draws, TAILS)))
-    assert 0.8 < np.median(shares) < 1.25
 
 
 @pytest.mark.parametrize("launches", [1, 4])
