@@ -29,6 +29,7 @@ class Timing:
     launch: float = 5.0  # seconds of rounds before the workers are launched anew
     budget: float = 90.0  # seconds for one resolution, all contenders together, first warm-up left out
     precision: float = 0.02  # half-width of the ratio's 95 % interval that is enough
+    priority: bool = True  # ask the system to run what is timed before other work, where it lets us
     sample: float = 0.01  # least seconds of one sample: calls are repeated until it is reached
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-from attnbench.config import RunConfig
+from attnbench.config import RunConfig, Timing
 from attnbench.measure.conditions import Watch
 from attnbench.measure.rounds import Contenders, GoneError, Rounds, run_launches
 from attnbench.measure.statistics import Interval, median_interval, noise_floor
@@ -18,6 +18,7 @@ from attnbench.record import Cell, Measurement
 
 TWIN = "A/A twin"  # the reference a second time, in a process of its own: what the ratio of equal code looks like
 ANCHOR = "anchor.v1"  # a fixed piece of work: what runs are compared by
+ONCE = ("attention_kernel", "niceness")  # told by every launch, and the same
 MOST_KILLS = 3  # times that others may end a contender's worker before the contender is given up
 
 
@@ -46,7 +47,7 @@ def time_together(
     """
     timing = config.timing if budget is None else replace(config.timing, budget=budget)
     base = reference if reference in cells else next(iter(cells))
-    launcher = _Launcher({**cells, TWIN: cells[base]}, template, config.timeout, timing.sample)
+    launcher = _Launcher({**cells, TWIN: cells[base]}, template, config.timeout, timing)
     watch = Watch(_gpu(cells[base].device))
 
     begin = time.monotonic()
@@ -68,7 +69,7 @@ class _Launcher:
         cells: Mapping[str, Cell],
         template: Template,
         timeout: float,
-        least: float,
+        timing: Timing,
     ) -> None:
         self.cells, self.errors = cells, dict[str, WorkerError]()
         self.environments: dict[str, dict[str, Any]] = {}
@@ -76,7 +77,7 @@ class _Launcher:
         self.cpu_seconds = 0.0
         self.processes: set[int] = set()
         self._kills: dict[str, int] = {}
-        self._template, self._timeout, self._least = template, timeout, least
+        self._template, self._timeout, self._timing = template, timeout, timing
 
     @contextmanager
     def launch(self) -> Iterator[Contenders]:
@@ -101,7 +102,9 @@ class _Launcher:
     def _prepare(self, name: str, worker: Worker) -> None:
         first = next(iter(self.cells.values()))
         if name == ANCHOR:
-            worker.call("prepare_anchor", first.device, self._least, timeout=self._timeout)
+            worker.call(
+                "prepare_anchor", first.device, self._timing.sample, self._timing.priority, timeout=self._timeout
+            )
             return
         cell = self.cells[name]
         if name not in self.environments:
@@ -143,8 +146,8 @@ def _result(
     warm_ups = launcher.warm_ups.get(name, [])
     environment = {
         **launcher.environments.get(name, {}),
-        "attention_kernel": warm_ups[0].get("attention_kernel") if warm_ups else None,
-        "warm_up": [{key: item for key, item in one.items() if key != "attention_kernel"} for one in warm_ups],
+        **{key: warm_ups[0].get(key) if warm_ups else None for key in ONCE},
+        "warm_up": [{key: item for key, item in one.items() if key not in ONCE} for one in warm_ups],
         "rounds": max((item.round for item in rounds.samples), default=-1) + 1,
         "launches": rounds.launches,
         "converged": rounds.converged and not alone,

@@ -126,17 +126,23 @@ class _Server:
         from attnbench.execute import TimedModel
 
         self._timed = None  # frees the earlier model first
+        niceness = self._prioritise((cell.timing or {}).get("priority", False))
         self._timed = TimedModel(cell)
-        report: dict[str, Any] = self._timed.report
-        return report
+        return {**self._timed.report, "niceness": niceness}
 
-    def prepare_anchor(self, device: str, least: float) -> dict[str, Any]:
+    def prepare_anchor(self, device: str, least: float, priority: bool) -> dict[str, Any]:
         """Warm up the fixed piece of work that runs are compared by."""
         from attnbench.execute import TimedAnchor
 
+        self._prioritise(priority)
         self._timed = TimedAnchor(device, least)
         report: dict[str, Any] = self._timed.report
         return report
+
+    def _prioritise(self, wanted: bool) -> int:
+        from attnbench.measure.priority import raise_priority
+
+        return raise_priority() if wanted else os.getpriority(os.PRIO_PROCESS, 0)
 
     def usage(self) -> float:
         """Return the CPU seconds of this process and of those that it started and that ended."""

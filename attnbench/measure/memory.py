@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, UntypedStorage, nn
@@ -78,7 +78,7 @@ class TensorLedger(TorchDispatchMode):  # torch's __init_subclass__ has no types
         self.current -= self._entries.pop(key)[2]
 
 
-def is_composite(func: object) -> bool:
+def is_composite(func: object) -> TypeGuard[OpOverload]:
     """Return whether torch takes ``func`` apart on a CPU; one that has a kernel of its own too is not taken apart."""
     if not isinstance(func, OpOverload) or func.namespace == "prim":  # these ask a fake tensor for its device or layout
         return False

@@ -16,6 +16,7 @@ from attnbench.config import Timing
 from attnbench.measure.statistics import Interval, half_width, paired_ratio
 
 FEWEST_ROUNDS = 3  # fewer tell no interval, see ``statistics``
+WORTH = 3  # a launch lasts at least so many times as long as it took to get ready
 MOST_EMPTY = 3  # launches in a row in which nobody got ready
 RECHECK = 1.25  # rounds grow by this factor between two looks at the intervals: each look takes time, and may be lucky
 
@@ -95,8 +96,8 @@ def run_launches(
     """Call contenders (each returns seconds per call), one at a time, round after round; return all that was seen.
 
     A round visits them in a random order and then in the reverse order. ``launch`` readies them; when a launch has
-    lasted ``timing.launch`` seconds, and as long as it took to get ready, it is left and the next one entered, unless
-    there is to be but ``once``.
+    lasted ``timing.launch`` seconds, and thrice as long as it took to get ready, it is left and the next one entered,
+    unless there is to be but ``once``.
 
     The rounds end when every ratio's interval, but for those ``aside``, is as narrow as ``timing.precision``, at
     ``timing.max_rounds``, or when ``timing.budget`` is spent, counted from the first round; but not before
@@ -115,7 +116,7 @@ def run_launches(
             ready = time.monotonic()
             end = min(end, ready + timing.budget)
             rounds.launches.append(done)
-            leave = inf if once else ready + max(timing.launch, ready - opened)
+            leave = inf if once else ready + max(timing.launch, WORTH * (ready - opened))
             done = _launch_rounds(rounds, contenders, timing, shuffle, on_round, leave, end)
         if done >= FEWEST_ROUNDS and time.monotonic() >= end:
             break
