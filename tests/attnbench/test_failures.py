@@ -30,12 +30,21 @@ def crashes(x): os.abort()
 def hangs(x): time.sleep(1000)
 def starves(x): return x + torch.empty(1 << 58).sum()
 def undefined(x): return x * float("nan")
+def greedy(x): return starves(x) if x.shape[1] >= 12 else x
+def unlucky(x):
+    if not os.path.exists("killed"):
+        open("killed", "w").close()
+        os.kill(os.getpid(), 9)
+    return x
 
 failing("raising", raises)
 failing("crashing", crashes)
 failing("hanging", hangs)
 failing("starving", starves)
 failing("undefined", undefined)
+failing("greedy", greedy)
+failing("unlucky", unlucky)
+failing("broadcast", lambda x: x.mean((1, 2), keepdim=True))
 failing("fixed", lambda x: x, any_resolution=False)
 
 if __name__ == "__main__":
@@ -101,6 +110,44 @@ def test_a_mechanism_bound_to_its_resolution_is_unsupported_elsewhere(tmp_path: 
         tuple(item["cell"]["resolution"]): item["status"] for item in records if item["cell"]["probe"] == "accuracy"
     }
     assert statuses == {(32, 32): "ok", (64, 64): "unsupported"}
+
+
+def test_larger_cells_of_what_ran_out_of_memory_are_skipped_and_others_killed_worker_is_replaced(
+    tmp_path: Path,
+) -> None:
+    resolutions = ["32", "48", "64"]
+    records = run(tmp_path, 120, mechanisms=["greedy", "unlucky"], resolutions=resolutions, measure=["memory"])
+    ended = {
+        (item["cell"]["mechanism"], item["cell"]["probe"], item["cell"]["resolution"][0]): item for item in records
+    }
+    assert len(records) == len(ended) == 12
+    for probe in ("memory_inference", "memory_training"):
+        statuses = [ended["greedy", probe, side]["status"] for side in (32, 48, 64)]
+        assert statuses == ["ok", "out_of_memory", "skipped"]
+        assert "48x48" in ended["greedy", probe, 64]["error"]
+    assert (tmp_path / "killed").exists()
+    assert {item["status"] for key, item in ended.items() if key[0] == "unlucky"} == {"ok"}
+
+
+def test_what_cannot_fit_is_skipped_once_with_its_prediction_and_measured_when_it_may(tmp_path: Path) -> None:
+    config = {"mechanisms": ["identity"], "resolutions": ["64"], "measure": ["memory"]}
+    limited = run(tmp_path, 120, **config, memory_limit="1MiB")
+    assert [item["status"] for item in limited] == ["skipped", "skipped"]
+    predicted = {item["cell"]["probe"]: item["measurements"][-1] for item in limited}
+    assert run(tmp_path, 120, **config, memory_limit="1MiB") == limited
+    measured = run(tmp_path, 120, **config)[2:]
+    assert [item["status"] for item in measured] == ["ok", "ok"]
+    for item in measured:
+        peak = next(one["value"] for one in item["measurements"] if one["metric"].startswith("peak_memory"))
+        parameters = 4 * 1_578_019  # of nano with three classes
+        images = 4 * 3 * 64 * 64
+        assert predicted[item["cell"]["probe"]]["value"] == pytest.approx(parameters + images + peak, rel=0.01)
+
+
+def test_an_output_of_another_shape_is_no_measurement(tmp_path: Path) -> None:
+    records = run(tmp_path, 120, mechanisms=["broadcast"], resolutions=["32"], measure=["memory"])
+    assert {item["status"] for item in records} == {"failed"}
+    assert all("attention returned" in item["error"] for item in records)
 
 
 def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
