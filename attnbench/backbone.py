@@ -46,10 +46,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        attended = self.attn(self.norm1(x))
-        if attended.shape != x.shape:  # another one might broadcast, and its numbers would look like numbers
-            raise ValueError(f"attention returned {tuple(attended.shape)} for {tuple(x.shape)}")
-        x = x + self.drop_path(self.scale1(attended))
+        x = x + self.drop_path(self.scale1(_shaped(self.attn(self.norm1(x)), x)))
         out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return out
 
@@ -233,6 +230,13 @@ def assemble(
         raise UserError(f"{mechanism} takes no prefix tokens, and the class token of this architecture is one")
     make_head = head or (lambda dims: architecture.head(dims[-1], num_classes, architecture.norm_eps))
     return Backbone(architecture, configured.build, resolution, make_head, drop_path)
+
+
+def _shaped(attended: Tensor, x: Tensor) -> Tensor:
+    """Return ``attended``, of the shape of ``x``: another one might broadcast, and numbers would come of it."""
+    if attended.shape != x.shape:
+        raise ValueError(f"attention returned {tuple(attended.shape)} for {tuple(x.shape)}")
+    return attended
 
 
 def _resized(positions: Tensor, grid: torch.Size) -> Tensor:
