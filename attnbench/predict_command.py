@@ -132,9 +132,12 @@ def _progress(done: int, total: int, name: str) -> None:
 def _print(results: "list[Forecast]", question: "Question", here: bool) -> None:
     from rich.console import Console
 
+    from attnbench.forecast import STEPS
     from attnbench.predict_table import notes, table
 
     console = Console(highlight=False)
-    console.print(table(results, question.batch_size))
+    for step in STEPS:
+        console.print(table(results, question.batch_size, step))
+        console.print()
     for note in notes(results, question, here):
         console.print(note, markup=False)

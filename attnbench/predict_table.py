@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from attnbench.measure.prediction import Step
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP_HEADERS: Final = ("peak", "total", "max\nbatch", "kernel")
 _DEFINITIONS: Final = (
     "peak: the most that is alive at once above parameters and images, one batch; total: with parameters and images, "
     "in training with AdamW's moments too; * does not fit.",
@@ -22,30 +23,26 @@ _DEFINITIONS: Final = (
 )
 
 
-def table(found: Sequence[Forecast], batch_size: int) -> "Table":
-    """Return the table for rich's console, a row per forecast, a reason in the place of what could not be had."""
+def table(found: Sequence[Forecast], batch_size: int, step: "Step") -> "Table":
+    """Return one step's table for rich's console: a row per forecast, dashes for what could not be had."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title=step, title_justify="left")
     shown.add_column("contender", overflow="fold")
-    headers = ["pixels", "MACs\n(G)", "FLOP\n/B"]
-    for step in STEPS:
-        headers += [f"{step}\npeak", "\ntotal", "max\nbatch", "\nkernel"]
-    for header in headers:
+    for header in ("pixels", *(("MACs\n(G)", "FLOP\n/B") if step == "inference" else ()), *_STEP_HEADERS):
         shown.add_column(header, justify="right", no_wrap=True)
     for index, item in enumerate(found):
         first = index == 0 or found[index - 1].contender != item.contender
         ends = index + 1 < len(found) and found[index + 1].contender != item.contender
         # Text, not str: settings in square brackets would be taken for markup.
-        shown.add_row(Text(item.contender if first else ""), *_cells(item, batch_size), end_section=ends)
+        shown.add_row(Text(item.contender if first else ""), *_cells(item, batch_size, step), end_section=ends)
     return shown
 
 
 def notes(found: Sequence[Forecast], question: Question, here: bool) -> Iterator[str]:
     """Yield what the table cannot say: where each contender runs out, reasons, the setting, definitions."""
-    yield ""
     size, limit = question.batch_size, amount(question.memory_limit)
     for contender in dict.fromkeys(item.contender for item in found):
         own = [item for item in found if item.contender == contender]
@@ -91,13 +88,12 @@ def pixels(item: Forecast) -> str:
     return "x".join(map(str, item.resolution))
 
 
-def _cells(item: Forecast, batch_size: int) -> list[str]:
+def _cells(item: Forecast, batch_size: int, step: "Step") -> list[str]:
     macs, per_byte = item.macs, _intensity(item, batch_size)
-    cells = [pixels(item), "-" if macs is None else f"{macs / 1e9:.2f}"]
-    cells.append("-" if per_byte is None else f"{per_byte:.1f}")
-    for step in STEPS:
-        cells += _step_cells(item.step(step))
-    return cells
+    cells = [pixels(item)]
+    if step == "inference":
+        cells += ["-" if macs is None else f"{macs / 1e9:.2f}", "-" if per_byte is None else f"{per_byte:.1f}"]
+    return cells + _step_cells(item.step(step))
 
 
 def _step_cells(result: "StepForecast | None") -> list[str]:
