@@ -185,6 +185,6 @@ def test_a_report_compares_the_gpu_before_and_after(driver: Driver) -> None:
     assert found["gpu_clock_MHz"] == [1980.0, 1200.0]
     assert [text for text in found["flags"] if "GPU" in text] == [
         "the GPU lowered its clock (reasons 0x24)",
-        "2 other process(es) computed on the GPU",
+        "1 other process(es) computed on the GPU",
         "the GPU's clock changed from 1980 to 1200 MHz",
     ]
