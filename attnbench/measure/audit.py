@@ -11,7 +11,7 @@ from attnbench.backbone import Backbone
 from attnbench.errors import UserError
 from attnbench.layers import ClassificationHead
 from attnbench.measure.fvcore_counter import count_macs_fvcore
-from attnbench.measure.macs import _FORMULAS, FLOPS_PER_MAC, count_macs
+from attnbench.measure.macs import FLOPS_PER_MAC, FORMULAS, count_macs
 
 AGREEMENT = 0.005  # counts that differ by more, relatively, are not to be ranked by
 KINDS = {  # by the usual names of modules, those of the backbone's blocks among them
@@ -54,7 +54,7 @@ def audit(model: nn.Module, input_size: tuple[int, int, int]) -> Audit:
 
     A model that torch cannot trace on ``meta`` is a ``UserError``; that fvcore cannot count it is told in the result.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+    counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
     with counter:  # around the counter of count_macs, and so of the same trace
         traced = count_macs(model, input_size)
     spent = _split({name: sum(flops.values()) // FLOPS_PER_MAC for name, flops in counter.get_flop_counts().items()})

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attnbench.errors import UserError
-from attnbench.measure.macs import _input_dtype, _no_fast_path, _one_line
+from attnbench.measure.macs import first_line, input_dtype, no_fast_path
 from attnbench.measure.twins import meta_twin
 
 Value = Any  # torch._C.Value: a tensor, list or constant in the graph
@@ -38,13 +38,13 @@ def count_macs_fvcore(model: nn.Module, input_size: tuple[int, int, int]) -> int
     The model stays as it is and where it is (``meta`` too), and its weights are not copied. A model that cannot be
     copied, or that torch.jit cannot trace on ``meta``, is a ``UserError``.
     """
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad(), _no_fast_path():
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad(), no_fast_path():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and says so on import and of every constant
         from fvcore.nn import FlopCountAnalysis
 
         try:
             twin = meta_twin(model).eval()
-            image = torch.empty(1, *input_size, dtype=_input_dtype(model), device="meta")
+            image = torch.empty(1, *input_size, dtype=input_dtype(model), device="meta")
             analysis = FlopCountAnalysis(twin, image).clear_op_handles().set_op_handle(**_handlers())
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)  # what is no product counts 0
             with _Traceable():
@@ -53,7 +53,7 @@ def count_macs_fvcore(model: nn.Module, input_size: tuple[int, int, int]) -> int
             raise
         except Exception as error:
             raise UserError(
-                f"MACs of {type(model).__name__} at {input_size} cannot be counted by fvcore: {_one_line(error)}"
+                f"MACs of {type(model).__name__} at {input_size} cannot be counted by fvcore: {first_line(error)}"
             ) from error
 
 

@@ -28,31 +28,32 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     some weights are made by hooks. The input has the dtype of the model's
     first floating-point parameter. A model that cannot be copied or cannot run on ``meta`` is a ``UserError``.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+    counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
     # Some models assert under no_grad on meta (timm's cait, pit), and inference tensors refuse to be saved for
     # backward: whatever the caller's mode, the trace runs as a plain forward with gradients.
-    with torch.inference_mode(False), torch.enable_grad(), _no_fast_path():
+    with torch.inference_mode(False), torch.enable_grad(), no_fast_path():
         try:
             twin = meta_twin(model).eval()
-            image = torch.empty(1, *input_size, dtype=_input_dtype(model), device="meta")
+            image = torch.empty(1, *input_size, dtype=input_dtype(model), device="meta")
             with counter:
                 twin(image)
         except UserError:
             raise
         except Exception as error:
             raise UserError(
-                f"MACs of {type(model).__name__} at {input_size} cannot be traced on meta: {_one_line(error)}"
+                f"MACs of {type(model).__name__} at {input_size} cannot be traced on meta: {first_line(error)}"
             ) from error
     return int(counter.get_total_flops()) // FLOPS_PER_MAC
 
 
-def _input_dtype(model: nn.Module) -> torch.dtype:
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the first floating-point parameter or buffer: what its images must have."""
     tensors = chain(model.parameters(), model.buffers())
     return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.get_default_dtype())
 
 
 @contextmanager
-def _no_fast_path() -> Iterator[None]:
+def no_fast_path() -> Iterator[None]:
     """Keep ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` from running as one uncounted operator."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -62,7 +63,8 @@ def _no_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _one_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the kind of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -80,7 +82,7 @@ def _sum_batch(_total: torch.Size, left: torch.Size, right: torch.Size, **__: An
 
 
 # Products that torch's counter has no formula for; it calls a formula with shapes in the place of tensors.
-_FORMULAS: Mapping[Any, Callable[..., int]] = {
+FORMULAS: Mapping[Any, Callable[..., int]] = {
     torch.ops.aten.mv: _matrix_vector,
     torch.ops.aten.dot: _matrix_vector,
     torch.ops.aten.vdot: _matrix_vector,

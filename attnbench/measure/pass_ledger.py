@@ -1,4 +1,4 @@
-"""The ledger of a pass that is predicted: it sees into composite operators, counts traffic, names attention kernels."""
+"""The ledger of a pass that is predicted: it counts traffic and names attention kernels."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -39,11 +39,7 @@ _ALLOCATING = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_emp
 
 
 class PassLedger(TensorLedger):
-    """A ledger that also takes operators apart, as torch itself does before it runs them.
-
-    In inference mode torch hands over ``scaled_dot_product_attention`` whole, and the scores that its math kernel
-    allocates would stay out of sight; during training it is taken apart before anyone looks.
-    """
+    """A ledger that also counts traffic and keeps the kernels of attention that it saw."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,8 +64,7 @@ class PassLedger(TensorLedger):
         if func.namespace == "prim":  # asks a fake tensor for its device or layout
             return func(*args, **(kwargs or {}))
         if is_composite(func):
-            with self:
-                return func.decompose(*args, **(kwargs or {}))
+            return super().__torch_dispatch__(func, types, args, kwargs)  # which hands its parts to this method
         if func in _VIEWS and is_fake(args[0]) and not kwargs:
             return fake_view(func, *args)
         if name := _KERNELS.get(func._schema.name):
