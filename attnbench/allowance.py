@@ -9,9 +9,8 @@ from attnbench.config import RunConfig
 
 MARGIN = 1.25  # by which the machine may be faster than its calibration said
 RESERVE = 4.0  # seconds for a predicted one, since no model reaches the speed of square matrix products
-REPORT = 3.0  # seconds for table, report and figures
-LAUNCH = 5.0  # seconds until the workers of one group are warm for the first time
-LEAST_ROUNDS = 5.0  # seconds of rounds, however little is left
+REPORT = 8.0  # seconds for table, report and figures
+LEAST_ROUNDS = 10.0  # seconds to launch and time a group, however little is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +46,14 @@ class Allowance:
         return most if self.left is None else min(most, max(self.left, least))
 
     def for_rounds(self, groups: int, others: float) -> float | None:
-        """Return the seconds for one of ``groups`` that are still to be timed; None: what the configuration says.
+        """Return the seconds for one of ``groups`` that are still to be timed, launches and all.
 
-        ``others`` are MACs of the cells that come besides.
+        None: what the configuration says. ``others`` are MACs of the cells that come besides.
         """
         if self.left is None:
             return None
         kept = REPORT + (RESERVE * others / self.speed if self.speed else 0.0)
-        return max((self.left - kept) / max(groups, 1) - LAUNCH, LEAST_ROUNDS)
+        return max((self.left - kept) / max(groups, 1), LEAST_ROUNDS)
 
     def refuse(self, macs: float, memory: int | None) -> Verdict | None:
         """Return why a cell of so many MACs (all its calls) and bytes does not fit, or None."""

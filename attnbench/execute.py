@@ -59,10 +59,10 @@ def measure(cell: Cell, context: Context, progress: Progress) -> tuple[Measureme
 class TimedModel:
     """A model ready to be timed: built and warmed up once, then sampled round by round."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, repeats: int | None = None) -> None:
         self._images = (cell.batch_size or 1) if cell.probe == "best_batch" else 1
         step, kernel = timed_step(cell)
-        self.clock = Clock(step, torch.device(cell.device), least=(cell.timing or {})["sample"])
+        self.clock = Clock(step, torch.device(cell.device), (cell.timing or {})["sample"], repeats)
         self.report = {**self.clock.report, "attention_kernel": kernel}
 
     def sample(self) -> float:
@@ -73,8 +73,8 @@ class TimedModel:
 class TimedAnchor:
     """The fixed piece of work that runs are compared by, ready to be timed."""
 
-    def __init__(self, device: str, least: float) -> None:
-        self.clock = Clock(anchor(torch.device(device)), torch.device(device), least)
+    def __init__(self, device: str, least: float, repeats: int | None = None) -> None:
+        self.clock = Clock(anchor(torch.device(device)), torch.device(device), least, repeats)
         self.report = self.clock.report
 
     def sample(self) -> float:

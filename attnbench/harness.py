@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from attnbench.config import RunConfig
 from attnbench.environment import device_memory
 from attnbench.errors import UserError
 from attnbench.listener import Listener, Silent
+from attnbench.measure.priority import may_raise
 from attnbench.plan import plan
 from attnbench.process import Template, built_in_modules, plugin_sources
 from attnbench.record import Record
@@ -66,8 +68,10 @@ def run_cells(config: RunConfig, listener: Listener) -> Outcome:
         text = config_text(planned.config)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         threads, limit = planned.config.threads or 1, _process_limit(planned.config, allowance)
-        with Template(threads, preload, plugins, folder / LOG, memory_limit=limit) as template:
-            Runner(planned, folder, store, listener, template, allowance).all_cells()
+        first = planned.config.timing.priority and may_raise()
+        template = partial(Template, threads, preload, plugins, folder / LOG, memory_limit=limit)
+        with template() as plain, template(first=first) as timed:
+            Runner(planned, folder, store, listener, (plain, timed), allowance).all_cells()
         recorded = latest(load(folder))
         records = [recorded[cell.key] for cell in planned.cells]
         rows = make_rows(records)

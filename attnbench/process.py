@@ -22,7 +22,8 @@ from attnbench.registry import Registry
 # -P: neither the working directory nor a file named like a module in it may be imported by accident.
 COMMAND = (sys.executable, "-P", "-c", "from attnbench.worker import main; main()")
 # A thread that waits sleeps instead of spinning. Beside another busy process on two cores a training step took a third
-# of the time so. The variable in the caller's environment wins.
+# of the time so. Workers that run before others need not wait for them, and must not: waking up costs more time, and
+# never twice the same. The variable in the caller's environment wins.
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 START = 600.0  # seconds that a first import may take on a slow disk
 
@@ -49,6 +50,7 @@ class Template:
 
     ``preload`` names modules that the template imports too; they must not compute anything, because threads do not
     survive a fork. ``plugins``, which may, are imported by each worker. ``memory_limit`` is what each may allocate (B).
+    ``first``: the workers will run before other processes.
     """
 
     def __init__(
@@ -59,10 +61,12 @@ class Template:
         log: Path,
         *,
         memory_limit: int | None = None,
+        first: bool = False,
         forks: bool = sys.platform == "linux",
     ) -> None:
         self.threads, self.preload, self.plugins, self.log, self.forks = threads, preload, plugins, log, forks
         self.memory_limit = memory_limit
+        self._waiting = {} if first else PASSIVE
         self._kept: list[int] = []  # lifelines of workers that outlived their template
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -136,7 +140,7 @@ class Template:
                 stdout=output,
                 stderr=output,
                 pass_fds=(theirs.fileno(), lifeline),
-                env={**PASSIVE, **os.environ, **threading},
+                env={**self._waiting, **os.environ, **threading},
                 start_new_session=True,  # a Ctrl-C reaches the parent alone, which then decides
             )
         theirs.close()

@@ -41,13 +41,14 @@ class Runner:
         folder: Path,
         store: Store,
         listener: Listener,
-        template: Template,
+        templates: tuple[Template, Template],
         allowance: Allowance,
     ) -> None:
         from attnbench.execute import Context  # here, so that listing and reporting load no torch
 
         self.config, self.cells, self.labels, self.notes = planned.config, planned.cells, planned.labels, planned.notes
-        self.store, self.listener, self.template, self.allowance = store, listener, template, allowance
+        self.store, self.listener, self.allowance = store, listener, allowance
+        self.template, self.timing_template = templates
         self.folder = folder
         self.weights = folder / WEIGHTS
         self.context = Context(planned.config.data, self.weights.resolve(), planned.config.workers)
@@ -232,7 +233,7 @@ class Runner:
         started = _now()
         config = replace(self.config, timeout=self.allowance.timeout(self.config.timeout))
         reference = str(wanted[0].reference)
-        results = time_together(cells, reference, self.template, config, self.listener.progress, budget)
+        results = time_together(cells, reference, self.timing_template, config, self.listener.progress, budget)
         records = []
         for cell in wanted:
             result = results.get(self.labels[cell.key])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from attnbench.config import RunConfig, Timing
@@ -18,7 +18,7 @@ from attnbench.record import Cell, Measurement
 
 TWIN = "A/A twin"  # the reference a second time, in a process of its own: what the ratio of equal code looks like
 ANCHOR = "anchor.v1"  # a fixed piece of work: what runs are compared by
-ONCE = ("attention_kernel", "niceness")  # told by every launch, and the same
+ONCE = ("attention_kernel", "priority")  # told by every launch, and the same
 MOST_KILLS = 3  # times that others may end a contender's worker before the contender is given up
 
 
@@ -42,8 +42,8 @@ def time_together(
     """Time ``cells`` (label to cell, all of one resolution) against ``reference``, its twin and the anchor.
 
     Where the reference is not among them there are times and no ratios to it, and the first serves for the noise floor.
-    Every contender gets a result; one that fails leaves the others be. ``budget``, in seconds, replaces that of the
-    configuration.
+    Every contender gets a result; one that fails leaves the others be. ``budget``, in seconds from now, replaces that
+    of the configuration, which starts with the first round.
     """
     timing = config.timing if budget is None else replace(config.timing, budget=budget)
     base = reference if reference in cells else next(iter(cells))
@@ -51,11 +51,14 @@ def time_together(
     watch = Watch(_gpu(cells[base].device))
 
     begin = time.monotonic()
+    deadline = inf if budget is None else begin + budget
 
     def on_round(number: int) -> None:
         progress(min(max(number / timing.max_rounds, (time.monotonic() - begin) / timing.budget), 1.0))
 
-    rounds = run_launches(launcher.launch, base, timing, seed=0, on_round=on_round, aside=frozenset({ANCHOR}))
+    rounds = run_launches(
+        launcher.launch, base, timing, seed=0, on_round=on_round, aside=frozenset({ANCHOR}), deadline=deadline
+    )
     conditions = watch.report(launcher.cpu_seconds, frozenset(launcher.processes), list(rounds.times(base).values()))
     alone = base != reference or base in launcher.errors or base in rounds.failures
     return {name: _result(name, cell, launcher, rounds, conditions, alone=alone) for name, cell in cells.items()}
@@ -75,6 +78,7 @@ class _Launcher:
         self.environments: dict[str, dict[str, Any]] = {}
         self.warm_ups: dict[str, list[dict[str, Any]]] = {}
         self.cpu_seconds = 0.0
+        self.visited = 0.0  # seconds that contenders ran
         self.processes: set[int] = set()
         self._kills: dict[str, int] = {}
         self._template, self._timeout, self._timing = template, timeout, timing
@@ -100,20 +104,23 @@ class _Launcher:
                     self._count(name, worker)
 
     def _prepare(self, name: str, worker: Worker) -> None:
-        first = next(iter(self.cells.values()))
+        earlier = self.warm_ups.setdefault(name, [])
+        repeats = earlier[0]["repeats"] if earlier else None
         if name == ANCHOR:
-            worker.call(
-                "prepare_anchor", first.device, self._timing.sample, self._timing.priority, timeout=self._timeout
-            )
-            return
-        cell = self.cells[name]
-        if name not in self.environments:
-            self.environments[name] = worker.call("describe", cell.device, cell.threads, timeout=self._timeout)
-        self.warm_ups.setdefault(name, []).append(worker.call("prepare", cell, timeout=self._timeout))
+            device = next(iter(self.cells.values())).device
+            request: tuple[Any, ...] = ("prepare_anchor", device, self._timing.sample, repeats, self._timing.priority)
+        else:
+            cell = self.cells[name]
+            if name not in self.environments:
+                self.environments[name] = worker.call("describe", cell.device, cell.threads, timeout=self._timeout)
+            request = ("prepare", cell, repeats)
+        earlier.append(worker.call(*request, timeout=self._timeout))
 
     def _sample(self, name: str, worker: Worker) -> float:
+        seconds: float
         try:
-            seconds: float = worker.call("sample", timeout=self._timeout)
+            seconds, spent = worker.call("sample", timeout=self._timeout)
+            self.visited += spent
         except WorkerError as error:
             self._lose(name, error)
             if name in self.errors:
@@ -150,6 +157,7 @@ def _result(
         "warm_up": [{key: item for key, item in one.items() if key not in ONCE} for one in warm_ups],
         "rounds": max((item.round for item in rounds.samples), default=-1) + 1,
         "launches": rounds.launches,
+        "seconds_in_visits": round(launcher.visited, 3),
         "converged": rounds.converged and not alone,
         "conditions": conditions,
     }

@@ -121,28 +121,31 @@ class _Server:
 
         return measure(cell, context, lambda done: self._send(("progress", done)))
 
-    def prepare(self, cell: Any) -> dict[str, Any]:
-        """Build and warm up the model of a cell that is timed; return how it was warmed up, and its kernel."""
+    def prepare(self, cell: Any, repeats: int | None) -> dict[str, Any]:
+        """Build and warm up the model of a cell that is timed; return how it was warmed up, and its kernel.
+
+        ``repeats`` is what an earlier launch of it found.
+        """
         from attnbench.execute import TimedModel
 
         self._timed = None  # frees the earlier model first
-        niceness = self._prioritise((cell.timing or {}).get("priority", False))
-        self._timed = TimedModel(cell)
-        return {**self._timed.report, "niceness": niceness}
+        priority = self._prioritise((cell.timing or {}).get("priority", False))
+        self._timed = TimedModel(cell, repeats)
+        return {**self._timed.report, "priority": priority}
 
-    def prepare_anchor(self, device: str, least: float, priority: bool) -> dict[str, Any]:
+    def prepare_anchor(self, device: str, least: float, repeats: int | None, priority: bool) -> dict[str, Any]:
         """Warm up the fixed piece of work that runs are compared by."""
         from attnbench.execute import TimedAnchor
 
         self._prioritise(priority)
-        self._timed = TimedAnchor(device, least)
+        self._timed = TimedAnchor(device, least, repeats)
         report: dict[str, Any] = self._timed.report
         return report
 
-    def _prioritise(self, wanted: bool) -> int:
-        from attnbench.measure.priority import raise_priority
+    def _prioritise(self, wanted: bool) -> str:
+        from attnbench.measure.priority import priority, raise_priority
 
-        return raise_priority() if wanted else os.getpriority(os.PRIO_PROCESS, 0)
+        return raise_priority() if wanted else priority()
 
     def usage(self) -> float:
         """Return the CPU seconds of this process and of those that it started and that ended."""
@@ -166,10 +169,11 @@ class _Server:
 
         return attempt(cell)
 
-    def sample(self) -> float:
-        """Return seconds per call of the prepared model."""
+    def sample(self) -> tuple[float, float]:
+        """Return seconds per call of the prepared model, and the seconds that were spent to learn it."""
+        begin = time.perf_counter()
         seconds: float = self._timed.sample()
-        return seconds
+        return seconds, time.perf_counter() - begin
 
 
 def _cap_memory(limit: int) -> None:

@@ -1,4 +1,7 @@
-"""What the harness itself costs: the share of a timing that is spent outside the models, once its workers are up."""
+"""What the harness itself costs: the share of a timing that is spent outside the contenders, once its workers are up.
+
+Launching them anew is part of the measurement, and told beside it: ``launching`` is its share of the whole.
+"""
 
 import json
 from pathlib import Path
@@ -11,22 +14,25 @@ from attnbench.config import Timing
 SECONDS = 60.0
 
 
-def overhead(folder: Path) -> float:
-    """Return the share of the time from the first sample to the end of the last that no model or anchor was running."""
+def shares(folder: Path) -> dict[str, float]:
+    """Return the share of the rounds in which no contender ran, and of the whole in which there were no rounds."""
     lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    spent, stamps = 0.0, []
-    for record in records:
-        warm_up = record["environment"]["warm_up"]
-        for item in record["measurements"]:
-            spent += sum(item["samples"]) * warm_up[0]["repeats"]
-            stamps += [
-                (begin, begin + seconds) for begin, seconds in zip(item.get("times", ()), item["samples"], strict=True)
-            ]
-        later = warm_up[1:]  # launches after the first are part of the rounds, and warming up is work of the model
-        copies = 2 if any(item["metric"] == "noise_floor" and item["samples"] for item in record["measurements"]) else 1
-        spent += copies * sum(one["seconds"] for one in later)
-    return 1 - spent / (max(end for _, end in stamps) - min(begin for begin, _ in stamps))
+    environment = records[0]["environment"]
+    visits = [
+        (number, begin, begin + seconds * environment["warm_up"][0]["repeats"])
+        for record in records
+        for item in record["measurements"]
+        if item.get("times")
+        for number, begin, seconds in zip(item["rounds"], item["times"], item["samples"], strict=True)
+    ]
+    starts = [*environment["launches"], 10**9]
+    rounds = 0.0
+    for first, after in zip(starts, starts[1:], strict=False):
+        own = [(begin, end) for number, begin, end in visits if first <= number < after]
+        rounds += max(end for _, end in own) - min(begin for begin, _ in own)
+    whole = max(end for _, _, end in visits) - min(begin for _, begin, _ in visits)
+    return {"overhead": 1 - environment["seconds_in_visits"] / rounds, "launching": 1 - rounds / whole}
 
 
 def test_timing_of_a_minute(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
@@ -38,4 +44,4 @@ def test_timing_of_a_minute(benchmark: BenchmarkFixture, tmp_path: Path) -> None
         timing=Timing(budget=SECONDS, precision=1e-6, max_rounds=10**6),
     )
     benchmark.pedantic(attnbench.run, (config,), rounds=1)
-    benchmark.extra_info["overhead"] = overhead(tmp_path / "run")
+    benchmark.extra_info.update(shares(tmp_path / "run"))

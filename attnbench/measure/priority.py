@@ -1,11 +1,15 @@
 """Ask the system to run a timed process before others, where it lets us: the cheapest remedy against a loaded machine.
 
-A process that is interrupted in every second slice of time takes several times as long, and never twice the same. With
-the highest priority the same calls were seen to spread over 30 % instead of a factor of two. Nothing is asked of the
-system that it refuses; what it granted is recorded, and the rounds do without.
+A process that is interrupted in every second slice of time takes several times as long, and never twice the same.
+Nothing is asked of the system that it refuses; what it granted is recorded, and the rounds do without.
+
+Real-time scheduling is asked for first. It lets a thread run the moment that it wakes up, where even the best niceness
+waits for the end of others' slices: calls of 25 ms beside two busy processes on two cores spread over 20 % instead
+of 30 %, and were a fifth faster. Linux keeps 5 % of the time for everybody else.
 """
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,13 +18,38 @@ HIGHEST = -20
 _GROUP = Path("/proc/self/autogroup")  # Linux schedules sessions against each other first, then processes within one
 
 
-def raise_priority() -> int:
-    """Raise the priority of this thread, and of those it starts from now on; return the niceness that they have.
+def raise_priority() -> str:
+    """Raise the priority of this thread, and of those it starts from now on; return the one that they have.
 
     Without the right to it, nothing changes.
     """
     with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+        return "real time"
+    with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, 0, HIGHEST)
         with suppress(OSError):
             _GROUP.write_text(str(HIGHEST), encoding="ascii")
-    return os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else 0
+    return priority()
+
+
+def priority() -> str:
+    """Return the priority of this thread: a niceness, where it is an ordinary one."""
+    return f"niceness {os.getpriority(os.PRIO_PROCESS, 0)}" if hasattr(os, "getpriority") else "unknown"
+
+
+def may_raise() -> bool:
+    """Tell whether Linux would raise our priority: it is asked, and what it granted is given back."""
+    if sys.platform != "linux":
+        return False
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+        os.sched_setscheduler(0, policy, parameters)
+        return True
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, HIGHEST)
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+        return True
+    return False

@@ -92,16 +92,18 @@ def run_launches(
     *,
     aside: frozenset[str] = frozenset(),
     once: bool = False,
+    deadline: float = inf,
 ) -> Rounds:
     """Call contenders (each returns seconds per call), one at a time, round after round; return all that was seen.
 
     A round visits them in a random order and then in the reverse order. ``launch`` readies them; when a launch has
-    lasted ``timing.launch`` seconds, and thrice as long as it took to get ready, it is left and the next one entered,
-    unless there is to be but ``once``.
+    lasted ``timing.launch`` seconds, and, but for the first, thrice as long as it took to get ready, it is left and the
+    next one entered, unless there is to be but ``once``.
 
     The rounds end when every ratio's interval, but for those ``aside``, is as narrow as ``timing.precision``, at
-    ``timing.max_rounds``, or when ``timing.budget`` is spent, counted from the first round; but not before
-    ``timing.min_rounds`` rounds of ``timing.min_launches`` launches in the first case and three rounds in the last.
+    ``timing.max_rounds``, or when ``timing.budget`` is spent, counted from the first round, or the ``deadline`` (s,
+    monotonic) is reached; but not before ``timing.min_rounds`` rounds of ``timing.min_launches`` launches in the first
+    case and three rounds in the last ones.
 
     A contender that raises, or returns no positive time, is visited no more. Where the reference failed, now or before
     it could be a contender, there are no ratios to narrow: the others are timed until the budget or the rounds are used
@@ -109,14 +111,16 @@ def run_launches(
     """
     rounds = Rounds(reference, aside=aside)
     shuffle = random.Random(seed).shuffle  # noqa: S311 (an order, not a secret)
-    done, end, empty = 0, inf, 0
+    done, end, empty = 0, deadline, 0
     while done < max(timing.max_rounds, FEWEST_ROUNDS) and not rounds.converged:
         opened = time.monotonic()
         with launch() as contenders:
             ready = time.monotonic()
             end = min(end, ready + timing.budget)
             rounds.launches.append(done)
-            leave = inf if once else ready + max(timing.launch, WORTH * (ready - opened))
+            # The first launch took longer: it started the template, and found out how to warm up.
+            took = ready - opened if len(rounds.launches) > 1 else 0.0
+            leave = inf if once else ready + max(timing.launch, WORTH * took)
             done = _launch_rounds(rounds, contenders, timing, shuffle, on_round, leave, end)
         if done >= FEWEST_ROUNDS and time.monotonic() >= end:
             break

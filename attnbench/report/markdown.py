@@ -119,6 +119,7 @@ def _environment(found: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, s
                 "warm_up",
                 "rounds",
                 "launches",
+                "seconds_in_visits",
                 "conditions",
                 "attention_kernel",
             ):  # of one timing, not of the machine

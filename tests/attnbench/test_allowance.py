@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnbench import allowance
-from attnbench.allowance import LAUNCH, LEAST_ROUNDS, MARGIN, REPORT, Allowance, in_bytes, in_time
+from attnbench.allowance import LEAST_ROUNDS, MARGIN, REPORT, Allowance, in_bytes, in_time
 from attnbench.capacity import available_memory
 from attnbench.config import RunConfig
 from attnbench.errors import UserError
@@ -151,7 +151,7 @@ def test_a_cell_is_ended_with_the_budget_or_at_its_own_timeout(clock: Clock) -> 
 def test_groups_share_what_is_left_after_the_report_and_later_work(clock: Clock) -> None:
     assert allowed().for_rounds(3, 1e12) is None
     made = allowed(budget="203")
-    assert made.for_rounds(4, 0.0) == pytest.approx((203 - REPORT) / 4 - LAUNCH)
+    assert made.for_rounds(4, 0.0) == pytest.approx((203 - REPORT) / 4)
     shares = [made.for_rounds(4, others * SPEED) for others in (0.0, 5.0, 10.0, 1000.0)]
     assert shares == sorted(shares, reverse=True)  # type: ignore[type-var]
     assert shares[-1] == LEAST_ROUNDS
@@ -167,7 +167,7 @@ def test_groups_that_take_their_share_leave_the_last_one_as_much_as_the_first(cl
         share = made.for_rounds(groups, 0.0)
         assert share is not None
         shares.append(share)
-        clock.now += share + LAUNCH
+        clock.now += share
     assert shares == pytest.approx([shares[0]] * 5)
     assert made.left == pytest.approx(REPORT)
 

@@ -74,6 +74,29 @@ def test_clock_reports_warm_up_and_repeats() -> None:
     assert clock.sample() >= 0.001
 
 
+def test_a_clock_that_is_told_the_repeats_makes_three_calls_and_claims_nothing_of_their_steadiness() -> None:
+    calls: list[None] = []
+    clock = Clock(lambda: calls.append(None), torch.device("cpu"), least=0.005, repeats=7)
+    assert clock.report["calls"] == len(calls) == 3
+    assert clock.report["repeats"] == 7
+    assert "settled" not in clock.report
+
+
+def test_a_short_step_is_called_once_before_its_sample_and_a_long_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def step() -> None:  # slow when it has slept, as a process whose caches were taken
+        time.sleep(pauses.pop() if pauses else 0.002)
+
+    clock = Clock(step, torch.device("cpu"), repeats=2)
+    pauses.append(0.1)
+    assert clock.sample() < 0.05  # the slow call is not in it
+    monkeypatch.setattr("attnbench.measure.clock.WAKES", 0.001)
+    clock = Clock(step, torch.device("cpu"), repeats=2)
+    pauses.append(0.1)
+    assert clock.sample() >= 0.05
+
+
 def test_cpu_needs_no_synchronisation() -> None:
     synchronizer(torch.device("cpu"))()
 

@@ -66,6 +66,19 @@ def test_a_contender_that_is_gone_is_back_in_the_next_launch_and_no_failure() ->
     assert ratio.value == pytest.approx(2.0)
 
 
+def test_rounds_end_at_the_deadline_though_the_budget_is_not_spent_and_not_before_three_rounds() -> None:
+    def slow() -> float:
+        time.sleep(0.01)
+        return 1.0
+
+    ends = timing(max_rounds=1000, launch=0.05)
+    begin = time.monotonic()
+    rounds = run_launches(always(A=slow), "A", ends, 0, ignore, deadline=begin + 0.3)
+    assert 3 <= len(rounds.times("A")) <= 15  # 0.02 s each, at the least
+    rounds = run_launches(always(A=slow), "A", ends, 0, ignore, deadline=begin)
+    assert len(rounds.times("A")) == 3
+
+
 def test_a_contender_that_is_gone_between_its_two_visits_has_no_time_in_that_round() -> None:
     calls = count()
 

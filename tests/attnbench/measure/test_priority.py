@@ -1,0 +1,51 @@
+"""What is asked of the scheduler, in processes of their own: it granted it when it says so, and was left as it was."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from attnbench.measure.priority import may_raise
+
+SCRIPT = """
+import os, threading
+from attnbench.measure.priority import may_raise, priority, raise_priority
+
+def facts():
+    return os.sched_getscheduler(0), os.sched_getparam(0).sched_priority, os.getpriority(os.PRIO_PROCESS, 0)
+
+ordinary = facts()
+granted = may_raise()
+assert facts() == ordinary, "asking changed something"
+assert priority() == f"niceness {ordinary[2]}"
+given = raise_priority()
+started = []
+thread = threading.Thread(target=lambda: started.append(facts()))
+thread.start()
+thread.join()
+assert started == [facts()], "threads that come later have another priority"
+print(granted, facts() != ordinary, facts()[0] == os.SCHED_RR, given, sep="|")
+"""
+
+
+def ask(*before: str) -> list[str]:
+    command = [sys.executable, "-c", SCRIPT]
+    return subprocess.run([*before, *command], capture_output=True, text=True, check=True).stdout.strip().split("|")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux grants and tells")
+def test_what_is_said_to_be_granted_is_what_the_scheduler_says() -> None:
+    granted, changed, real_time, given = ask()
+    assert granted == changed == str(may_raise())
+    assert (given == "real time") is (real_time == "True")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs setpriv and root")
+def test_without_the_right_to_it_nothing_changes() -> None:
+    try:
+        granted, changed, real_time, given = ask("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-all")
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("setpriv cannot take the right away here")
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (granted, changed, real_time, given) == ("False", "False", "False", f"niceness {niceness}")
