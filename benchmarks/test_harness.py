@@ -4,6 +4,7 @@ Launching them anew is part of the measurement, and told beside it: ``launching`
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -28,7 +29,7 @@ def shares(folder: Path) -> dict[str, float]:
     ]
     starts = [*environment["launches"], 10**9]
     rounds = 0.0
-    for first, after in zip(starts, starts[1:], strict=False):
+    for first, after in pairwise(starts):
         own = [(begin, end) for number, begin, end in visits if first <= number < after]
         rounds += max(end for _, end in own) - min(begin for begin, _ in own)
     whole = max(end for _, _, end in visits) - min(begin for _, begin, _ in visits)
