@@ -30,6 +30,7 @@ class Question:
     precision: str  # fp32, bf16
     num_classes: int
     memory_limit: int  # B
+    threads: int
     kernel: str | None = None  # the only one that attention may take
     channels_last: bool = False
 
@@ -39,6 +40,7 @@ class StepForecast:
     """One step at the batch size asked for, and how far that could go."""
 
     prediction: "Prediction"
+    resident: int  # B that a process grows by
     largest_batch: int  # that fits the limit; not looked for beyond a million
     fits: bool
 
@@ -120,9 +122,10 @@ def _step(predictor: "Predictor", step: "Step", question: Question) -> StepForec
     def predicted(batch_size: int) -> "Prediction":
         return predictor.predict(batch_size, step)
 
+    resident = predictor.resident(question.batch_size, step, question.threads)
     asked = predicted(question.batch_size)
     fixed = predictor.parameters + asked.optimiser + (predictor.trainable if step == "training" else 0)
     largest = largest_batch(
         lambda batch_size: predicted(batch_size).total, question.memory_limit, question.batch_size, fixed
     )
-    return StepForecast(asked, largest, asked.total <= question.memory_limit)
+    return StepForecast(asked, resident, largest, asked.total <= question.memory_limit)

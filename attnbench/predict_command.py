@@ -27,6 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch; default: 64")
     parser.add_argument("--precision", default="fp32", metavar="NAME", help="fp32 (default), bf16")
     parser.add_argument("--num-classes", type=int, default=_CLASSES, metavar="N", help="default: 1000")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the process that is told of; default: all cores")
     parser.add_argument("--memory-limit", metavar="AMOUNT", help="80GiB, 16GB, bytes; default: what is available here")
     parser.add_argument("--sdpa", metavar="KERNEL", help="only this attention kernel: math, flash; default: torch's")
     parser.add_argument("--channels-last", action="store_true", help="images and convolutions in channels-last format")
@@ -93,10 +94,12 @@ def _question(options: argparse.Namespace) -> "tuple[tuple[Contender, ...], Ques
         batch_size=options.batch_size,
         precision=options.precision,
         num_classes=options.num_classes,
+        threads=options.threads,
     )
     check_names(config)
     check_numbers(config)
     from attnbench.contenders import contenders
+    from attnbench.environment import usable_cores
     from attnbench.forecast import Question
     from attnbench.measure.prediction import check_kernel
 
@@ -108,6 +111,7 @@ def _question(options: argparse.Namespace) -> "tuple[tuple[Contender, ...], Ques
         options.precision,
         options.num_classes,
         limit,
+        options.threads or usable_cores(),
         options.sdpa,
         options.channels_last,
     )

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from attnbench.measure.prediction import Step
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_STEP_HEADERS: Final = ("peak", "total", "max\nbatch", "kernel")
+_STEP_HEADERS: Final = ("peak", "total", "max\nbatch", "process", "kernel")
 _DEFINITIONS: Final = (
     "peak: the most that is alive at once above parameters and images, one batch; total: with parameters and images, "
     "in training with AdamW's moments too; * does not fit.",
     "max batch: the largest whose total fits. FLOP/B: 2 x MACs x batch over the bytes that operators read and write, "
     "inference, no caches.",
     "Predicted by running on fake CPU tensors; workspaces of operators and reserves of an allocator are not in it.",
+    "process: by how much the resident set of a fresh Linux process grows: a model of glibc's heap, of workspaces, of "
+    "code.",
 )
 
 
@@ -98,10 +100,10 @@ def _cells(item: Forecast, batch_size: int, step: "Step") -> list[str]:
 
 def _step_cells(result: "StepForecast | None") -> list[str]:
     if result is None:
-        return ["-"] * 4
+        return ["-"] * len(_STEP_HEADERS)
     found = result.prediction
     total = f"{amount(found.total)}{'' if result.fits else ' *'}"
-    return [amount(found.peak), total, str(result.largest_batch), found.kernel]
+    return [amount(found.peak), total, str(result.largest_batch), amount(result.resident), found.kernel]
 
 
 def _intensity(item: Forecast, batch_size: int) -> float | None:
@@ -137,6 +139,7 @@ def _row(item: Forecast, batch_size: int) -> dict[str, Any]:
             **{f"{name}_B": value for name, value in asdict(result.prediction).items() if name != "kernel"},
             "kernel": result.prediction.kernel,
             "total_B": result.prediction.total,
+            "process_rss_B": result.resident,
             "fits": result.fits,
             "largest_batch_size": result.largest_batch,
         }

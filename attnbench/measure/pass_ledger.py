@@ -65,14 +65,20 @@ class PassLedger(TensorLedger):
             return func(*args, **(kwargs or {}))
         if is_composite(func):
             return super().__torch_dispatch__(func, types, args, kwargs)  # which hands its parts to this method
-        if func in _VIEWS and is_fake(args[0]) and not kwargs:
-            return fake_view(func, *args)
+        view = quick_view(func, args, kwargs)
+        if view is not None:
+            return view
         if name := _KERNELS.get(func._schema.name):
             self._kernels.add(name)
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if not (func.is_view or func in _VIEWS) and func.overloadpacket not in _ALLOCATING:
             self.traffic += sum(map(_bytes, chain(_tensors((args, kwargs)), _tensors(out))))
         return out
+
+
+def quick_view(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Tensor | None:
+    """Return the view that ``func`` makes of a fake tensor, without the mode; None where there is no such short way."""
+    return fake_view(func, *args) if func in _VIEWS and is_fake(args[0]) and not kwargs else None
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:

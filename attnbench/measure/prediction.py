@@ -2,10 +2,11 @@
 
 Fake tensors have shapes, types and a device, so every operator allocates what it would, and torch chooses the same
 attention kernel as on a CPU; no number is computed. The prediction equals the ledger of a real run. It is not the
-process: what operators allocate within themselves and what an allocator holds in reserve are not in it.
+process: what that is charged besides is a model's matter, see ``resident``.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -19,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from attnbench.errors import UserError, unknown
 from attnbench.measure.memory import inference_step, training_step
 from attnbench.measure.pass_ledger import PassLedger
+from attnbench.measure.resident import ResidentLedger
 from attnbench.measure.twins import FakeTensors, meta_twin
 
 Step = Literal["inference", "training"]
@@ -60,25 +62,16 @@ class Predictor:
         self._resolution, self._dtype, self._kernel = resolution, dtype, kernel
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         twin = meta_twin(model).to(dtype=dtype)
+        self._twin = twin.to(memory_format=torch.channels_last) if channels_last else twin
         self._fakes = FakeTensors()
-        self._model = self._fakes.twin(twin.to(memory_format=torch.channels_last) if channels_last else twin)
+        self._model = self._fakes.twin(self._twin)
         self.parameters = sum(map(_bytes, chain(self._model.parameters(), self._model.buffers())))
         self.trainable = sum(_bytes(item) for item in self._model.parameters() if item.requires_grad)
 
     def predict(self, batch_size: int, step: Step) -> Prediction:
         """Run one step on ``batch_size`` images; see :func:`predict`."""
-        if step not in get_args(Step):
-            raise unknown("step", step, get_args(Step))
-        try:
+        with self._telling(step):
             ledger, images = self._run(batch_size, step)
-        except UserError:
-            raise
-        except Exception as error:
-            first = (str(error).strip().splitlines() or [""])[0]
-            height, width = self._resolution
-            raise UserError(
-                f"{step} at {height} x {width} pixels cannot be predicted: {type(error).__name__}: {first}"
-            ) from error
         return Prediction(
             peak=ledger.peak,
             parameters=self.parameters,
@@ -88,21 +81,53 @@ class Predictor:
             kernel=ledger.kernels,
         )
 
+    def resident(self, batch_size: int, step: Step, threads: int) -> int:
+        """Return by how many bytes the resident set of a fresh Linux process with so many threads grows in one step."""
+        with self._telling(step):
+            model = self._fakes.twin(self._twin)  # a new one, whose tables are not made yet
+            run, _ = self._step(model, batch_size, step)
+            with self._as_called(), ResidentLedger(threads) as ledger:
+                run()
+        return int(ledger.peak_resident)
+
     def _run(self, batch_size: int, step: Step) -> tuple[PassLedger, Tensor]:
-        images = self._fakes.empty(batch_size, 3, *self._resolution, dtype=self._dtype, memory_format=self._format)
-        targets = self._fakes.zeros(batch_size, dtype=torch.long)
-        loss = partial(F.cross_entropy, target=targets)
-        run = training_step(self._model, images, loss) if step == "training" else inference_step(self._model, images)
+        run, images = self._step(self._model, batch_size, step)
         for _ in range(2):
-            # Whatever mode the caller is in: weights made in inference mode could not be trained.
-            with torch.inference_mode(False), torch.enable_grad(), self._choice(), PassLedger() as ledger:
+            with self._as_called(), PassLedger() as ledger:
                 run()
             if not ledger.current:
                 break  # else a module made a table and keeps it: as in a real run, the second time is measured
         return ledger, images
 
-    def _choice(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._kernel is None else sdpa_kernel(KERNELS[self._kernel])
+    def _step(self, model: nn.Module, batch_size: int, step: Step) -> tuple[Callable[[], None], Tensor]:
+        """Return a step of ``model``, and its images."""
+        images = self._fakes.empty(batch_size, 3, *self._resolution, dtype=self._dtype, memory_format=self._format)
+        targets = self._fakes.zeros(batch_size, dtype=torch.long)
+        loss = partial(F.cross_entropy, target=targets)
+        return (training_step(model, images, loss) if step == "training" else inference_step(model, images)), images
+
+    @contextmanager
+    def _as_called(self) -> Iterator[None]:
+        """Whatever mode the caller is in (weights made in inference mode could not be trained), with our kernel."""
+        choice = nullcontext() if self._kernel is None else sdpa_kernel(KERNELS[self._kernel])
+        with torch.inference_mode(False), torch.enable_grad(), choice:
+            yield
+
+    @contextmanager
+    def _telling(self, step: Step) -> Iterator[None]:
+        """Make whatever goes wrong the user's: a model can do anything."""
+        if step not in get_args(Step):
+            raise unknown("step", step, get_args(Step))
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            height, width = self._resolution
+            raise UserError(
+                f"{step} at {height} x {width} pixels cannot be predicted: {type(error).__name__}: {first}"
+            ) from error
 
 
 def predict(

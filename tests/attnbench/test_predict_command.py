@@ -52,6 +52,7 @@ def test_a_batch_runs_out_where_its_total_passes_the_limit(capsys: pytest.Captur
         )
         assert item["arithmetic_intensity_FLOP_per_B"] == 2 * item["macs"] * 2 / item["inference"]["traffic_B"]
         assert item["inference"]["total_B"] < training["total_B"]
+        assert training["process_rss_B"] > training["peak_B"]
     assert {item["training"]["kernel"] for item in tight["forecasts"]} == {"flash"}
 
 
