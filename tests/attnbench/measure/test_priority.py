@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,13 @@ def test_without_the_right_to_it_nothing_changes() -> None:
         pytest.skip("setpriv cannot take the right away here")
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
     assert (granted, changed, real_time, given) == ("False", "False", "False", f"niceness {niceness}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux grants and tells")
+def test_where_real_time_has_no_bound_it_is_not_asked_for(tmp_path: Path) -> None:
+    bound = tmp_path / "bound"
+    bound.write_text("-1\n", encoding="ascii")
+    script = f"import pathlib, attnbench.measure.priority as p; p._BOUND = pathlib.Path({str(bound)!r})\n" + SCRIPT
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    _, _, real_time, given = run.stdout.strip().split("|")
+    assert (real_time, given.startswith("niceness")) == ("False", True)
