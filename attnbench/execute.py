@@ -20,7 +20,14 @@ from attnbench.measure.anchor import anchor
 from attnbench.measure.audit import audit
 from attnbench.measure.clock import Clock, sample, synchronizer
 from attnbench.measure.kernel import attention_kernel, with_kernel
-from attnbench.measure.memory import inference_step, peak_memory, training_step
+from attnbench.measure.memory import (
+    DEVICE_KIND,
+    PROCESS_KIND,
+    RESERVED_KIND,
+    inference_step,
+    peak_memory,
+    training_step,
+)
 from attnbench.models import create_model
 from attnbench.plan import training_of
 from attnbench.record import METRICS, Cell, Measurement
@@ -146,7 +153,7 @@ def _memory(cell: Cell) -> tuple[Measurement, ...]:
         metric, step = "peak_memory_inference", inference_step(model, images)
     else:
         metric, step = "peak_memory_training", _training_step(model, images)
-    named = {"process_rss": "peak_rss"}
+    named = {PROCESS_KIND: "peak_rss", RESERVED_KIND: "peak_reserved", DEVICE_KIND: "peak_device"}
     peaks = peak_memory(with_kernel(step, cell.sdpa), torch.device(cell.device))
     return tuple(quantity(named.get(kind, metric), peak, kind=kind) for peak, kind in peaks)
 

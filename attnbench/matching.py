@@ -11,7 +11,7 @@ from attnbench.record import Cell, Record
 from attnbench.store import latest
 
 TIMED: Final = ("latency", "latency_one", "training_step", "best_batch")
-PROCESS: Final = ("peak_rss",)  # memory of a process, not of its tensors
+PROCESS: Final = ("peak_rss", "peak_reserved", "peak_device")  # memory of a process or a device, not of its tensors
 
 _OF_ONE_TIMING: Final = ("converged",)
 _COUNTED: Final = ("cores", "gpu_memory_B")  # numbers of an environment that were not measured

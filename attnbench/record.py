@@ -66,6 +66,8 @@ METRICS: Mapping[str, Metric] = {
     "peak_memory_inference": Metric("B", "lower", "Peak bytes of one inference batch above parameters and input."),
     "peak_memory_training": Metric("B", "lower", "Peak bytes of one training step above parameters and input."),
     "peak_rss": Metric("B", "lower", "Growth of the peak resident set of a fresh process over the same step."),
+    "peak_reserved": Metric("B", "lower", "Growth of what the CUDA allocator holds of the device over the same step."),
+    "peak_device": Metric("B", "lower", "Growth of the memory in use on the whole CUDA device over the same step."),
     "predicted_memory_inference": Metric(
         "B", "lower", "Peak bytes of one inference batch, predicted by running it on fake tensors."
     ),

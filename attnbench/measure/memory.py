@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 CPU_KIND = "cpu_tensor_ledger"
 CUDA_KIND = "cuda_allocated"
+RESERVED_KIND = "cuda_reserved"
+DEVICE_KIND = "cuda_device"
 PROCESS_KIND = "process_rss"
 
 _STATUS = Path("/proc/self/status")
@@ -93,11 +95,14 @@ def peak_memory(step: Callable[[], object], device: torch.device) -> tuple[tuple
     On CPU the resident set comes first, from a plain call: the ledger delays Python's releases by a little, which
     fragments the heap and was seen to add half again to the growth, and any earlier call of the step leaves freed
     pages that hide the growth. The ledger does not mind coming second; what the first call cached for good is not
-    in it. On CUDA too the first call is left out: it allocates cuBLAS's workspace and may try cuDNN's algorithms.
+    in it. On CUDA too the first call is left out of what the allocator counts: it allocates cuBLAS's workspace and may
+    try cuDNN's algorithms. They are in the growth of the device's memory in use, which is read over the first call.
     """
     if device.type == "cuda":
+        used = _used(device)
         step()
-        return (peak_tensor_memory(step, device),)
+        first = max(0, _used(device) - used), DEVICE_KIND
+        return (*_cuda_peaks(step, device), first)
     growth = peak_rss_growth(step)
     return peak_tensor_memory(step, device), growth
 
@@ -106,15 +111,31 @@ def peak_tensor_memory(step: Callable[[], object], device: torch.device) -> tupl
     """Call ``step`` once; return its peak of tensor memory in bytes above what was there before, and the kind."""
     gc.collect()  # a cycle that dies during the step would hide what the step allocates
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before, CUDA_KIND
+        return _cuda_peaks(step, device)[0]
     with TensorLedger() as ledger:
         step()
     return ledger.peak, CPU_KIND
+
+
+def _cuda_peaks(step: Callable[[], object], device: torch.device) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Call ``step`` once; return the growth of what the allocator gave out, and of what it held of the device."""
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # else what earlier calls left cached hides what the step reserves
+    torch.cuda.reset_peak_memory_stats(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    step()
+    torch.cuda.synchronize(device)
+    return (
+        (torch.cuda.max_memory_allocated(device) - allocated, CUDA_KIND),
+        (torch.cuda.max_memory_reserved(device) - reserved, RESERVED_KIND),
+    )
+
+
+def _used(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that are in use, by whomever; what an allocator caches is."""
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free
 
 
 def peak_rss_growth(step: Callable[[], object]) -> tuple[int, str]:

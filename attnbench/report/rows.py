@@ -69,6 +69,10 @@ COLUMNS: Final = (
     "optimizer_memory_B",
     "peak_rss_inference_B",
     "peak_rss_training_B",
+    "peak_reserved_inference_B",
+    "peak_reserved_training_B",
+    "peak_device_inference_B",
+    "peak_device_training_B",
     "predicted_memory_inference_B",
     "predicted_memory_training_B",
     "attention_kernel",
@@ -221,8 +225,11 @@ def _more_memory(group: Group) -> Row:
     return {
         "parameter_memory_B": _count(measured(group, "parameter_memory")),
         "optimizer_memory_B": _count(measured(group, "optimizer_memory")),
-        "peak_rss_inference_B": _count(measured(group, "peak_rss", "memory_inference")),
-        "peak_rss_training_B": _count(measured(group, "peak_rss", "memory_training")),
+        **{
+            f"{metric}_{step}_B": _count(measured(group, metric, f"memory_{step}"))
+            for metric in ("peak_rss", "peak_reserved", "peak_device")
+            for step in ("inference", "training")
+        },
         "predicted_memory_inference_B": _count(predicted.get("predicted_memory_inference")),
         "predicted_memory_training_B": _count(predicted.get("predicted_memory_training")),
     }
