@@ -4,8 +4,8 @@ A process that is interrupted in every second slice of time takes several times 
 Nothing is asked of the system that it refuses; what it granted is recorded, and the rounds do without.
 
 Real-time scheduling is asked for first. It lets a thread run the moment that it wakes up, where even the best niceness
-waits for the end of others' slices: calls of 25 ms beside two busy processes on two cores spread over 20 % instead
-of 30 %, and were a fifth faster. Linux keeps 5 % of the time for everybody else, unless that was switched off: then a
+waits for the end of others' slices: beside two busy processes on two cores, nine of ten calls took 27 to 45 ms instead
+of 35 to 56. Linux keeps 5 % of the time for everybody else, unless that was switched off: then a
 step that hangs would stop the machine, and niceness has to do.
 """
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
 from attnbench.measure.heap import WORD, Chunk, Heap
@@ -64,8 +65,10 @@ class ResidentLedger(TensorLedger):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run one operator; enter its tensors, then what it allocates within itself."""
-        if is_composite(func):
-            return super().__torch_dispatch__(func, types, args, kwargs)  # which hands its parts to this method
+        if is_composite(func) or not isinstance(func, OpOverload):
+            return super().__torch_dispatch__(
+                func, types, args, kwargs
+            )  # which hands a composite's parts to this method
         if func.namespace == "prim":  # asks a fake tensor for its device or layout
             return func(*args, **(kwargs or {}))
         self._operators.add(str(func))
@@ -119,7 +122,3 @@ def _is_recorded(args: Sequence[Any]) -> bool:
     """Tell whether a graph for the backward pass gets a node of an operator with these arguments."""
     tensors = (leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -43,7 +43,8 @@ def _empty_rows(call: Call) -> int:
 
 def _roll_per_dimension(call: Call) -> int:
     """Return the bytes of the map rolled along its first dimensions, when there is one more."""
-    return _bytes(call.out) if len(call.args[2]) > 1 else 0
+    dims = call.args[2] if len(call.args) > 2 else ()  # without any, the map is rolled flat
+    return _bytes(call.out) if len(dims) > 1 else 0
 
 
 def _flash(call: Call) -> int:
@@ -58,8 +59,8 @@ def _flash_backward(call: Call) -> int:
     return call.threads * 2 * rows * columns * FLOAT
 
 
-# What an operator allocates within itself and frees: call to bytes. Read off the allocations of
-# each operator, and off ATen's sources: native/cpu/FlashAttentionKernel.cpp, native/TensorTransformations.cpp.
+# What an operator allocates within itself and frees: call to bytes. Read off the allocations of each operator, and off
+# ATen's sources: native/cpu/FlashAttentionKernel.cpp, native/TensorTransformations.cpp.
 WORKSPACES: Mapping[Any, Callable[[Call], int]] = {
     aten.convolution.default: _blocked_convolution,
     aten.convolution_backward.default: _blocked_gradient,

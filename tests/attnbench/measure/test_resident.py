@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from attnbench.backbone import build_model
@@ -184,3 +185,19 @@ def test_prediction_is_within_15_per_cent_of_a_fresh_worker(name: str, probe: Pr
     step: Step = "training" if probe == "memory_training" else "inference"
     said = Predictor(model, (448, 448), torch.float32).resident(1, step, 2)
     assert said == pytest.approx(next(item.value for item in found if item.kind == "process_rss"), rel=0.15)
+
+
+class Unusual(nn.Module):
+    """Rolls without dimensions, and recomputes: what the models of workspaces do not expect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.roll(images, 5).flatten(2).transpose(1, 2)
+        return torch.utils.checkpoint.checkpoint(self.linear, x, use_reentrant=False).mean(1)
+
+
+def test_operators_that_are_called_in_unusual_ways_are_predicted_too() -> None:
+    assert predicted(64, training=True, build=Unusual).peak_resident > 0
