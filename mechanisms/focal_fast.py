@@ -292,12 +292,13 @@ def _order(centres: Axes, middles: Axes, topk: int) -> Tensor:
     Ties at the cut fall as the authors': as torch.topk on CPU decides, row by row, for float32. It sees order and
     equality only, and those of the squares are the distances' own.
     """
-    across = torch.from_numpy((centres[1][:, None] - middles[1]) ** 2).float()[:, None]  # (windows across, 1, columns)
+    across = torch.from_numpy(-((centres[1][:, None] - middles[1]) ** 2)).float()[:, None]  # (windows, 1, columns)
+    near = across.new_empty(len(centres[1]), len(middles[0]), len(middles[1]))
     chosen = []
     for centre in centres[0]:  # one row of windows at a time: all at once are 200 MB for a map of 224 x 224
-        down = torch.from_numpy((centre - middles[0]) ** 2).float()[:, None]  # (rows, 1)
-        away = -(down + across).flatten(1)
-        chosen.append(away.topk(min(topk, away.shape[1])).indices)
+        down = torch.from_numpy(-((centre - middles[0]) ** 2)).float()[:, None]  # (rows, 1)
+        torch.add(down, across, out=near)  # one buffer: a new one every time would leave the heap in pieces
+        chosen.append(near.flatten(1).topk(min(topk, near[0].numel())).indices)
     return torch.cat(chosen)
 
 
@@ -321,4 +322,6 @@ def _bias_rows(selection: Selection, height: int, width: int, device: torch.devi
     sizes = [min(selection.topk, _choices(selection, cells, height, width)) for cells in selection.cells]
     # Tables of (2 down - 1) * span displacements, one per level; their middle is no displacement.
     starts = np.repeat(np.arange(len(sizes)) * (2 * down - 1) * span, sizes) + (down - 1) * span + across - 1
-    return (queries - codes[:, None] + torch.from_numpy(starts)).to(device)
+    rows = queries - codes[:, None]
+    rows += torch.from_numpy(starts)  # in place: these are 100 MB for a map of 224 x 224
+    return rows.to(device)

@@ -1,13 +1,19 @@
-"""What several tests of the core need: weights as the authors write them."""
+"""What several tests of the core need: weights as the authors write them, and the records of a run."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from attnbench.config import Timing
 from attnbench.published.catalogue import Kind
 from attnbench.published.keys import theirs
+from attnbench.record import Cell, Measurement, Record
+from attnbench.store import Store
 
 AsPublished = Callable[[Kind, nn.Module], dict[str, Tensor]]
 
@@ -27,3 +33,43 @@ def as_published() -> AsPublished:
         return found
 
     return convert
+
+
+ROUNDS = tuple(number for number in range(8) for _ in range(2))
+SPREAD = tuple(1 + 0.002 * (number % 5 - 2) for number in range(16))  # of the samples about their median
+
+
+def _costs(mechanism: str, side: int) -> list[Record]:
+    """Cost records of one mechanism: linear in the tokens, focal 1.6 times swin; 4 % of noise at 896, 1 % at 224."""
+    share: dict[str, Any] = {"size": "nano", "device": "cpu", "precision": "fp32", "threads": 2, "num_classes": 3}
+    cost = side * side / 50176 * (1.6 if mechanism == "focal" else 1.0)
+    seconds, half = 0.02 * cost, (0.01 if side == 224 else 0.04)
+    latency = Measurement(
+        *("latency", seconds, "s", seconds * (1 - half), seconds * (1 + half)),
+        samples=tuple(seconds * one for one in SPREAD),
+        rounds=ROUNDS,
+    )
+    timed = {"batch_size": 1, "reference": "focal", "timing": asdict(Timing())}
+
+    def record(probe: Any, *items: Measurement, **more: Any) -> Record:
+        cell = Cell(probe, mechanism, resolution=(side, side), **share, **more)
+        return Record(cell, "ok", items, {"cpu": "one"}, "2026")
+
+    return [
+        record("macs", Measurement("macs", 4e8 * cost, "MAC"), Measurement("parameters", 2e6, "1")),
+        record("latency", latency, Measurement("noise_floor", 2 * half, "1"), **timed),
+        record("memory_inference", Measurement("peak_memory_inference", 4e6 * cost, "B"), batch_size=1),
+        record("memory_training", Measurement("peak_memory_training", 4e7 * cost, "B"), batch_size=1),
+    ]
+
+
+@pytest.fixture
+def costs(tmp_path: Path) -> Path:
+    """Return the folder of a run without an anchor: two mechanisms at two resolutions, four costs of each."""
+    folder = tmp_path / "costs"
+    with Store(folder) as store:
+        for mechanism in ("focal", "swin"):
+            for side in (224, 896):
+                for record in _costs(mechanism, side):
+                    store.append(record)
+    return folder
