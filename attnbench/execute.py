@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.backbone import build_model
-from attnbench.config import Recipe
 from attnbench.contenders import PUBLISHED, TIMM
 from attnbench.errors import UnsupportedError
 from attnbench.measure.anchor import anchor
@@ -30,6 +29,7 @@ from attnbench.measure.memory import (
 )
 from attnbench.models import create_model
 from attnbench.plan import training_of
+from attnbench.recipe import Recipe
 from attnbench.record import METRICS, Cell, Measurement
 from attnbench.registry import MECHANISMS, TASKS
 from attnbench.sizes import SIZES
@@ -167,10 +167,10 @@ def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
     from safetensors.torch import save_file
 
     model = _trainable(cell)
-    recipe = Recipe(**(cell.recipe or {}))
+    recipe = Recipe.from_json(cell.recipe or {})
     device = torch.device(cell.device)
     begin = time.perf_counter()
-    task = TASKS[cell.task or ""](context.data)
+    task = TASKS[cell.task or ""](context.data, cell.head)
     autocast = _autocast(cell)
     losses = train(model, task, recipe, cell.resolution, cell.seed or 0, device, autocast, context.workers, progress)
     seconds = time.perf_counter() - begin
@@ -191,10 +191,11 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
 
     model = _trainable(cell)
     model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
-    task = TASKS[cell.task or ""](context.data)
+    task = TASKS[cell.task or ""](context.data, cell.head)
+    recipe = Recipe.from_json(cell.recipe or {})
     try:
         scores = evaluate(
-            model, task, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
+            model, task, recipe, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
         )
     except AssertionError as error:  # so timm's models say that they are bound to a resolution
         if cell.size != TIMM:
@@ -215,7 +216,7 @@ def cell_model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
         cell.size,
         resolution=resolution,
         drop_path=drop_path,
-        head=lambda channels: head(channels, cell.num_classes),
+        head=lambda channels: head(channels, cell.num_classes, cell.head),
         **cell.settings,
     )
 

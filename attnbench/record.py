@@ -78,6 +78,7 @@ METRICS: Mapping[str, Metric] = {
         "s", "lower", "Seconds that a measurement takes at least, predicted from work and this machine's speed."
     ),
     "top1": Metric("1", "higher", "Share of validation images whose highest logit is the true class."),
+    "top5": Metric("1", "higher", "Share of validation images whose true class is among the five highest logits."),
     "train_loss": Metric("1", "lower", "Mean training loss over the last tenth of the steps."),
     "train_time": Metric("s", "lower", "Seconds of training, data included."),
 }
@@ -99,6 +100,7 @@ class Cell:
     settings: Json = field(default_factory=dict)  # of the mechanism, where they are not its defaults
     reference: str | None = None  # what is timed: the mechanism that ratios are taken to
     task: str | None = None
+    head: str | None = None  # of the task, where it has several
     data: str | None = None  # identity of the data, not its path
     seed: int | None = None
     train_resolution: tuple[int, int] | None = None

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from attnbench.config import Recipe
-from attnbench.task_contract import Task
+from attnbench.recipe import Recipe
+from attnbench.task_contract import Loading, Task
 
 EVALUATION_PIXELS = (
     64 * 224 * 224
@@ -51,23 +51,21 @@ def train(
     scheduler = CosineLRScheduler(
         optimizer, t_initial=steps, warmup_t=warmup, warmup_lr_init=0.0, warmup_prefix=False, t_in_epochs=False
     )
-    batches = task.batches(
-        "train", resolution, recipe.batch_size, seed, samples=recipe.samples, scale=recipe.scale, workers=workers
-    )
+    loading = Loading(recipe.batch_size, seed, recipe.samples, workers)
+    batches = task.batches("train", resolution, loading, recipe)
     losses: list[float] = []
     model.train()
     for step, batch in enumerate(batches):
         scheduler.step_update(step)
-        images = batch.images.to(device, non_blocking=True)
-        targets = batch.targets.to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            loss = task.loss(model(images), targets, recipe.label_smoothing)
+            loss = task.loss(model, batch.to(device), recipe)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             raise DivergedError(f"the loss was {losses[-1]} at step {step + 1} of {steps}")
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         progress((step + 1) / steps)
     return losses
@@ -76,6 +74,7 @@ def train(
 def evaluate(
     model: nn.Module,
     task: Task,
+    recipe: Recipe,
     resolution: tuple[int, int],
     device: torch.device,
     autocast: torch.dtype | None,
@@ -87,8 +86,9 @@ def evaluate(
     score = task.score()
     model.eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        for number, batch in enumerate(task.batches("val", resolution, batch_size, seed=0, workers=workers)):
-            score.update(model(batch.images.to(device)), batch.targets.to(device))
+        batches = task.batches("val", resolution, Loading(batch_size, workers=workers), recipe)
+        for number, batch in enumerate(item.to(device) for item in batches):
+            score.update(task.predict(model, batch, recipe), batch.targets)
             progress(float(number))
     return score.compute()
 
