@@ -4,12 +4,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.backbone import build_model
@@ -25,6 +23,7 @@ from attnbench.measure.memory import (
     RESERVED_KIND,
     inference_step,
     peak_memory,
+    stand_in_loss,
     training_step,
 )
 from attnbench.models import create_model
@@ -160,7 +159,7 @@ def _memory(cell: Cell) -> tuple[Measurement, ...]:
 
 def _training_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    return training_step(model, images, partial(F.cross_entropy, target=targets))
+    return training_step(model, images, stand_in_loss(targets))
 
 
 def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
@@ -207,16 +206,22 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
 def cell_model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
     """Return the model of a cell: one by name with its own classifier, or the uniform backbone with the task's head."""
     resolution = cell.train_resolution or cell.resolution
+    task_head = TASKS[cell.task or ""].head
+
+    def head(channels: tuple[int, ...]) -> nn.Module:
+        return task_head(channels, cell.num_classes, cell.head)
+
     if cell.size in (PUBLISHED, TIMM):
-        rate = {"drop_path" if cell.size == PUBLISHED else "drop_path_rate": drop_path} if drop_path else {}
-        return create_model(cell.mechanism, resolution, cell.num_classes, **{**rate, **cell.settings})
-    head = TASKS[cell.task or ""].head
+        more: dict[str, Any] = {} if cell.head is None else {"head": head}  # else its own classifier
+        if drop_path:
+            more["drop_path" if cell.size == PUBLISHED else "drop_path_rate"] = drop_path
+        return create_model(cell.mechanism, resolution, cell.num_classes, **{**more, **cell.settings})
     return build_model(
         cell.mechanism,
         cell.size,
         resolution=resolution,
         drop_path=drop_path,
-        head=lambda channels: head(channels, cell.num_classes, cell.head),
+        head=head,
         **cell.settings,
     )
 
