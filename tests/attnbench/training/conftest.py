@@ -19,7 +19,7 @@ CLASSES = 5
 
 
 class Errors:
-    """Mean squared distance of predictions, an outcome for each image."""
+    """The share of right images."""
 
     def __init__(self) -> None:
         self.outcomes: list[float] = []
