@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.config import Recipe, Timing
+from attnbench.config import Timing
+from attnbench.recipe import Recipe
 from attnbench.record import Cell, Measurement, Record, Status
 
 Resolution = tuple[int, int]
