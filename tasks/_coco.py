@@ -7,7 +7,6 @@ images are taken as they are stored: their EXIF orientation says nothing of wher
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -67,10 +66,10 @@ class Coco:
         """Return the number of images, of training those with an object to learn from."""
         return len(self._entries[split])
 
-    def example(self, split: Split, index: int, canvas: tuple[int, int]) -> Example:
-        """Return the image at ``index``, a JPEG at a half, quarter or eighth of its size where that fits the canvas."""
+    def example(self, split: Split, index: int, canvas: tuple[int, int], factor: float = 1.0) -> Example:
+        """Return the image at ``index``, a JPEG at a half, quarter or eighth of its size where that is enough."""
         entry = self._entries[split][index]
-        picture = _load(self._folders[split] / entry.file_name, entry.size, fitted(entry.size, canvas))
+        picture = _load(self._folders[split] / entry.file_name, entry.size, fitted(entry.size, canvas, factor))
         objects = [item for item in entry.annotations if _learnable(item)] if split == "train" else []
         corners = np.array([item["bbox"] for item in objects], dtype=np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]

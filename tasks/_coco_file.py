@@ -1,17 +1,19 @@
 """One COCO annotation file, read with distrust: whatever is wrong in it is one line that names the file and the entry.
 
 What COCO's own tools accept is accepted: images without annotations, boxes of no width or height, category ids with
-gaps, a missing ``iscrowd`` (not a crowd). Boxes beyond the border are accepted too.
+gaps, a missing ``iscrowd`` (not a crowd). Boxes beyond the border are accepted too. Ids stay as they are, for COCO's
+evaluator ranks images by theirs, and takes an object with the id 0 for one that is never found.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from attnbench.errors import UserError
+
+LARGEST = 1e9  # of any number: what lies beyond is broken, and overflows in COCO's C code
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def _annotation(place: str, entry: dict[str, Any], size: tuple[int, int], masks:
     crowd, area = entry.get("iscrowd", 0), entry.get("area")
     if crowd not in (0, 1):
         raise UserError(f"{place} needs an 'iscrowd' of 0 or 1, not {_short(crowd)}")
-    if not _finite(area) or area < 0:
+    if area is None or not _finite(area) or area < 0:
         raise UserError(f"{place} needs an 'area' of at least 0, not {_short(area)}")
     kept = {key: entry[key] for key in ("id", "image_id", "category_id")}
     kept |= {"bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -107,8 +109,7 @@ def _segmentation(place: str, found: Any, size: tuple[int, int]) -> Any:
         if found.get("size") != list(size):
             raise UserError(f"{place} has run lengths of size {_short(found.get('size'))} in an image of {list(size)}")
         runs = _decoded(counts) if isinstance(counts, str) else counts
-        whole = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs)
-        if not whole or sum(runs) != size[0] * size[1]:
+        if not isinstance(runs, list) or not _fill(runs, size[0] * size[1]):
             raise UserError(
                 f"{place} has run lengths that do not add up to the {size[0] * size[1]} pixels of its image"
             )
@@ -141,6 +142,11 @@ def _decoded(text: str) -> list[int] | None:
     return None if shift else runs
 
 
+def _fill(runs: list[Any], pixels: int) -> bool:
+    """Say whether the runs are lengths that add up to ``pixels``."""
+    return all(type(run) is int and run >= 0 for run in runs) and sum(runs) == pixels
+
+
 def _inside(place: str, name: str) -> str:
     """Return a file name that stays inside its folder on every system."""
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
@@ -171,7 +177,7 @@ def _known(place: str, entry: dict[str, Any], key: str, known: dict[int, Any], k
 
 
 def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= LARGEST  # false for NaN
 
 
 def _short(value: Any) -> str:

@@ -53,9 +53,9 @@ class Source(Protocol):
     def count(self, split: Split) -> int:
         """Return the number of examples: of training, those with an object to learn from."""
 
-    def example(self, split: Split, index: int, canvas: tuple[int, int]) -> Example:
-        """Return an example that is to be shown at ``canvas`` (H, W) times 1 or more.
+    def example(self, split: Split, index: int, canvas: tuple[int, int], factor: float = 1.0) -> Example:
+        """Return an example to be shown at what fits ``canvas`` (H, W), times at most ``factor``.
 
         A rendered picture has the size of the canvas. One from a file keeps its own size, unless it can be read faster
-        at a smaller one that is still no smaller than what fits the canvas.
+        at a smaller one that is still no smaller than it will be shown.
         """

@@ -1,10 +1,10 @@
 """Mask R-CNN (He et al., arXiv 1703.06870) and Faster R-CNN, its box half (1506.01497), on a feature pyramid.
 
-As in the papers: P2 to P5 and a pooled P6, three anchors a place, of 32 to 512 pixels; 256 anchors and 512 regions of an
-image are learnt from, a quarter of the regions objects; the best 2,000 proposals in training and 1,000 in test; box head
-of two layers of 1,024, mask head of four convolutions and a deconvolution to 28 x 28. Backbones narrower than tiny have
-pyramid and mask head of 64 and a box head of 256. Every part is the library's; losses are taken image by image, so that
-their mean is one over images, and in float32.
+As in the papers: P2 to P5 and a pooled P6, three anchors a place, of 32 to 512 pixels; 256 anchors and 512 regions of
+an image are learnt from, a quarter of the regions objects; the best 2,000 proposals in training and 1,000 in test; box
+head of two layers of 1,024, mask head of four convolutions and a deconvolution to 28 x 28. Backbones narrower than tiny
+have pyramid and mask head of 64 and a box head of 256. Every part is the library's; losses are taken image by image, so
+that their mean is one over images, and in float32.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
-"""A feature pyramid on the backbone's stage maps (Lin et al., arXiv 1612.03144; the library's, on channels-last maps)."""
+"""A feature pyramid (Lin et al., arXiv 1612.03144): a norm of each channels-last map, then the library's pyramid."""
 
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 WIDE = 64  # channels of the first stage from which on heads have the papers' width
@@ -45,10 +46,7 @@ def anchors(generator: nn.Module, levels: list[Tensor], strides: tuple[int, ...]
 
     The generator would divide the image's size by the map's, which at the ceiling of an odd size is not the stride.
     """
-    import torch
-
-    device = levels[0].device
-    steps = [[torch.tensor(stride, device=device)] * 2 for stride in strides]
-    generator.set_cell_anchors(torch.float32, device)  # type: ignore[operator]
-    found: list[Tensor] = generator.grid_anchors([level.shape[-2:] for level in levels], steps)  # type: ignore[operator]
+    generator.set_cell_anchors(torch.float32, levels[0].device)  # type: ignore[operator]
+    grids, steps = [level.shape[-2:] for level in levels], [(stride, stride) for stride in strides]
+    found: list[Tensor] = generator.grid_anchors(grids, steps)  # type: ignore[operator]
     return found

@@ -102,7 +102,7 @@ class _Training:
 
     def __call__(self, draw: Draw) -> Item:
         random = draw.random(self.seed)
-        example = self.source.example("train", draw.index, self.canvas)
+        example = self.source.example("train", draw.index, self.canvas, self.scales[1])
         frame = drawn(example.size, self.canvas, self.scales, self.flip, random)
         pixels = view(example.picture, frame)
         return pixels, {"size": tuple(pixels.shape[1:]), **objects(example, frame)}
