@@ -39,7 +39,7 @@ def training_crop(
 
 
 def distorted(picture: Picture, strength: float, random: np.random.Generator) -> Picture:
-    """Return the picture with brightness, contrast and saturation changed by up to ``strength``, hue by a fifth of it."""
+    """Return the picture of other brightness, contrast and saturation, by up to ``strength``, and hue, by a fifth of it."""
     from torchvision.transforms import v2  # takes seconds
 
     jitter = v2.ColorJitter(strength, strength, strength, min(strength / 5, 0.5))
@@ -65,7 +65,7 @@ def resized(picture: Picture, size: Size) -> Picture:
 
 
 def _nearest(start: int, count: int, length: int, own: int) -> NDArray[np.int64]:
-    """Return which of ``own`` pixels the ``count`` from ``start`` on, of a side resized to ``length``, are nearest to."""
+    """Return the nearest of ``own`` pixels to each of ``count`` from ``start`` on, of a side resized to ``length``."""
     # Whole numbers: the middle of pixel i, at (i + 1/2) own / length, lies in the pixel that this rounds down to.
     return (2 * np.arange(start, start + count, dtype=np.int64) + 1) * own // (2 * length)
 

@@ -29,10 +29,13 @@ LAYOUT = (
     "expected ADE20K's images/{training,validation} and annotations/{training,validation}, "
     "or Pascal VOC's JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt"
 )
-VOC = tuple(
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor".split()
+# fmt: off
+VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus",
+    "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
+# fmt: on
 LARGEST = 2**15 - 1  # classes: labels are kept in 16 bits
 BAD = -2
 GREY = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B", "I;16N")  # modes that hold one whole number a pixel
