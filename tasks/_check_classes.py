@@ -5,7 +5,7 @@ from pathlib import Path
 from attnbench.data_report import Problems, Progress, Report
 from attnbench.errors import UserError
 
-from ._check_images import Seen, existing, files_below, folders_in, leaks, look_at
+from ._check_images import Seen, entries, existing, files_below, folders_in, leaks, look_at
 from ._folder import LAYOUT
 
 SPLITS = ("train", "val")
@@ -44,8 +44,8 @@ def _images(root: Path, split: str, problems: Problems) -> dict[str, list[Path]]
     if not folder.is_dir():
         problems.error("missing folder", split, LAYOUT)
         return {}
-    for item in sorted(folder.iterdir()):
-        if not item.is_dir() and not item.name.startswith("."):
+    for item in entries(folder):
+        if not item.is_dir():
             problems.warning("file outside class folders", item.relative_to(root), "not read")
     found = {}
     for place in folders_in(folder):

@@ -15,9 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from attnbench.data_report import Problems, Progress
 from attnbench.errors import UserError
 
-from ._folder import UNREADABLE, _extensions
+from ._folder import UNREADABLE, _extensions, _stop
 
 MOST: Final = 16  # threads
+CHUNK: Final = 4096  # images that wait for a thread; each costs a kilobyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,11 @@ def look_at(
     found = []
     with warnings.catch_warnings(), ThreadPoolExecutor(min(os.cpu_count() or 1, MOST)) as pool:
         warnings.simplefilter("ignore")  # of large images and odd metadata: not what is asked here
-        for seen in pool.map(lambda path: _seen(path, look), paths):
-            found.append(seen)
-            if progress is not None:
-                progress(len(found), len(paths))
+        for start in range(0, len(paths), CHUNK):
+            for seen in pool.map(lambda path: _seen(path, look), paths[start : start + CHUNK]):
+                found.append(seen)
+                if progress is not None:
+                    progress(len(found), len(paths))
     return found
 
 
@@ -57,11 +59,15 @@ def leaks(problems: Problems, root: Path, train: Iterable[Seen], val: Iterable[S
 
 
 def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images and the other files at any depth, sorted; hidden ones are passed over, links followed once."""
+    """Return the images and the other files at any depth, sorted; hidden ones are passed over, links followed once.
+
+    Raises:
+        UserError: a folder that cannot be read.
+    """
     images: list[Path] = []
     others: list[Path] = []
     seen, extensions = {folder.resolve()}, _extensions()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
         places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for place, name in places.items() if place not in seen]
         seen.update(places)
@@ -73,7 +79,19 @@ def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def folders_in(folder: Path) -> Iterator[Path]:
     """Yield the folders in ``folder`` that are not hidden, sorted."""
-    yield from sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+    yield from (item for item in entries(folder) if item.is_dir())
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in ``folder`` and not hidden, sorted.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot read {str(folder)!r}: {error.strerror}") from error
 
 
 def existing(path: str, layout: str) -> Path:

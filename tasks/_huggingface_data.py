@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ from attnbench.task_contract import Split
 
 from ._decoded import decoded, unreadable
 from ._packed import NAMES
+
+OLDEST: Final = 4  # the first version of the library without loading scripts
 
 
 class HuggingFaceImages:
@@ -77,24 +79,30 @@ class HuggingFaceImages:
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         for split, data in self._data.items():
             digest.update(f"\n{split}\0".encode() + self._targets[split].tobytes())
+            lengths, names = hashlib.sha256(), hashlib.sha256()  # apart: how the data are cut must not matter
             for batch in data.select_columns([self._images]).with_format("arrow").iter(1000):
-                images = batch.column(0).combine_chunks()
-                digest.update(_lengths(images).tobytes())
-                names = (Path(path or "").name for path in images.field("path").to_pylist())
-                digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
+                for images in batch.column(0).chunks:
+                    lengths.update(_lengths(images).tobytes())
+                    text = "".join(f"{Path(path or '').name}\n" for path in images.field("path").to_pylist())
+                    names.update(text.encode("utf-8", "surrogateescape"))
+            digest.update(lengths.digest() + names.digest())
         return digest.hexdigest()[:16]
 
 
 def _lengths(images: Any) -> Any:
+    """Return the sizes of the images in bytes, without reading the images."""
     compute: Any = importlib.import_module("pyarrow.compute")  # comes with datasets
     return np.asarray(compute.binary_length(images.field("bytes")).fill_null(0), dtype=np.int64)
 
 
 def _library() -> Any:
     try:
-        return importlib.import_module("datasets")
+        library = importlib.import_module("datasets")
     except ImportError as error:
-        raise UserError("hfds is read by the library datasets; install it: pip install datasets") from error
+        raise UserError("hfds is read by the library datasets; install it: pip install 'datasets>=4'") from error
+    if int(library.__version__.split(".")[0]) < OLDEST:
+        raise UserError(f"datasets {library.__version__} may run code that comes with data; install 'datasets>=4'")
+    return library
 
 
 def _load(name: str) -> Any:

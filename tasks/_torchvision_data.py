@@ -23,12 +23,12 @@ from ._folder import UNREADABLE
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """How torchvision calls the splits, what must lie below the root, and how many classes have no names."""
+    """How torchvision calls the splits, what must lie below the root, and how many classes there are."""
 
     train: Mapping[str, Any]
     val: Mapping[str, Any]
     files: tuple[str, ...]
-    classes: int = 0  # 0: they have names
+    classes: int = 0  # how many, where torchvision (or an older one) does not name them
 
 
 def _split(train: str, val: str, *files: str, classes: int = 0) -> _Known:
@@ -47,7 +47,7 @@ _KNOWN: Final[dict[str, _Known]] = {
     "FER2013": _split("train", "test", "fer2013", classes=7),
     "FGVCAircraft": _split("train", "val", "fgvc-aircraft-2013b"),
     "FashionMNIST": _flag("FashionMNIST/raw"),
-    "Flowers102": _split("train", "val", "flowers-102"),
+    "Flowers102": _split("train", "val", "flowers-102", classes=102),
     "Food101": _split("train", "test", "food-101"),
     "GTSRB": _split("train", "test", "gtsrb", classes=43),
     "INaturalist": _Known({"version": "2021_train"}, {"version": "2021_valid"}, ("2021_train", "2021_valid"), 10_000),
@@ -60,7 +60,7 @@ _KNOWN: Final[dict[str, _Known]] = {
     "Places365": _split("train-standard", "val", "categories_places365.txt", "data_large_standard", "val_large"),
     "QMNIST": _Known({"what": "train"}, {"what": "test10k"}, ("QMNIST/raw",)),
     "RenderedSST2": _split("train", "val", "rendered-sst2"),
-    "STL10": _split("train", "test", "stl10_binary"),
+    "STL10": _split("train", "test", "stl10_binary", classes=10),
     "SVHN": _split("train", "test", "train_32x32.mat", "test_32x32.mat", classes=10),
     "StanfordCars": _split("train", "test", "stanford_cars"),
     "USPS": _flag("usps.bz2", "usps.t.bz2", classes=10),
@@ -79,8 +79,8 @@ class TorchvisionImages:
             "train": self._open(root, known.train),
             "val": self._open(root, known.val),
         }
-        names = getattr(self._data["train"], "classes", None)
-        self.classes = tuple(map(str, range(known.classes))) if known.classes else tuple(map(_text, names or ()))
+        names = getattr(self._data["train"], "classes", None) or range(known.classes)
+        self.classes = tuple(map(_text, names))
         self.identity = f"torchvision:{self._name}:{self._manifest(root, known.files)}"
 
     def count(self, split: Split) -> int:
@@ -153,6 +153,11 @@ def _canonical(name: str) -> str:
     plain = {"".join(filter(str.isalnum, known)).lower(): known for known in (*_KNOWN, *_SHORT)}
     found = plain.get("".join(filter(str.isalnum, name)).lower())
     if found is None:
+        from torchvision import datasets
+
+        if name in datasets.__all__:
+            what = "is not split into training and validation images of one label each"
+            raise UserError(f"torchvision's {name} {what}; save it as a folder or a tar and give that")
         raise unknown("torchvision data set", name, _KNOWN)
     return _SHORT.get(found, found)
 

@@ -93,6 +93,10 @@ def test_the_identity_is_the_content_and_not_the_place(library: Any, tmp_path: P
 
     first = identity("a", LABELS)
     assert identity("b", LABELS) == first
+    library.load_from_disk(str(tmp_path / "a")).save_to_disk(
+        str(tmp_path / "d"), num_shards={"train": 3, "validation": 2, "test": 1}
+    )
+    assert opening.open_images(f"hfds:{tmp_path / 'd'}").identity == first
     assert identity("c", {**LABELS, "train": [0, 1, 1, 1]}) != first
 
 
@@ -154,4 +158,9 @@ def test_what_is_wrong_is_said(library: Any, tmp_path: Path) -> None:
 
 def test_without_the_library_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install datasets" in refusal("hfds:anything")
+    assert "pip install 'datasets>=4'" in refusal("hfds:anything")
+
+
+def test_a_version_that_runs_the_code_of_data_sets_is_refused(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "__version__", "3.6.0")
+    assert "datasets 3.6.0 may run code" in refusal("hfds:anything")

@@ -106,6 +106,64 @@ def test_validation_is_the_data_sets_own_where_there_is_one(tmp_path: Path) -> N
     assert opening.open_images(f"torchvision:Country211:{tmp_path}").identity != before
 
 
+def lay_out_dtd(root: Path) -> None:
+    for split in ("train", "val"):
+        write_text(root / f"dtd/dtd/labels/{split}1.txt", "dots/a.jpg", "lines/b.jpg")
+    write_image(root / "dtd/dtd/images/dots/a.jpg")
+    write_image(root / "dtd/dtd/images/lines/b.jpg")
+
+
+def lay_out_food101(root: Path) -> None:
+    for split in ("train", "test"):
+        write_text(root / f"food-101/meta/{split}.json", '{"apple": ["apple/1"], "bread": ["bread/1"]}')
+    write_image(root / "food-101/images/apple/1.jpg")
+    write_image(root / "food-101/images/bread/1.jpg")
+
+
+def lay_out_fgvcaircraft(root: Path) -> None:
+    data = root / "fgvc-aircraft-2013b/data"
+    write_text(data / "variants.txt", "A", "B")
+    for split in ("train", "val"):
+        write_text(data / f"images_variant_{split}.txt", "1 A", "2 B")
+    write_image(data / "images/1.jpg")
+    write_image(data / "images/2.jpg")
+
+
+def lay_out_gtsrb(root: Path) -> None:
+    for number in (0, 1):
+        write_image(root / f"gtsrb/GTSRB/Training/{number:05}/a.ppm")
+        write_image(root / f"gtsrb/GTSRB/Final_Test/Images/{number}.ppm")
+    write_text(root / "gtsrb/GT-final_test.csv", "Filename;ClassId", "0.ppm;0", "1.ppm;1")
+
+
+def lay_out_renderedsst2(root: Path) -> None:
+    for split in ("train", "valid"):
+        for name in ("negative", "positive"):
+            write_image(root / f"rendered-sst2/{split}/{name}/1.png")
+
+
+def lay_out_oxfordiiitpet(root: Path) -> None:
+    for split in ("trainval", "test"):
+        write_text(root / f"oxford-iiit-pet/annotations/{split}.txt", "Cat_1 1 1 1", "Dog_1 2 2 1")
+    write_image(root / "oxford-iiit-pet/images/Cat_1.jpg")
+    write_image(root / "oxford-iiit-pet/images/Dog_1.jpg")
+
+
+def write_text(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", ["DTD", "Food101", "FGVCAircraft", "GTSRB", "RenderedSST2", "OxfordIIITPet"])
+def test_files_laid_out_as_torchvision_looks_for_them_are_read(name: str, tmp_path: Path) -> None:
+    globals()[f"lay_out_{name.lower()}"](tmp_path)
+    data = opening.open_images(f"torchvision:{name}:{tmp_path}")
+    for split in ("train", "val"):
+        assert [data.image(split, index)[1] for index in range(data.count(split))] == [0, 1]
+        assert np.abs(np.asarray(data.image(split, 0)[0], dtype=int) - (7, 8, 9)).max() <= 1  # by JPEG
+    assert len(data.classes) == (43 if name == "GTSRB" else 2)
+
+
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         for name in ("AD", "BE"):
@@ -130,6 +188,7 @@ def test_files_of_the_wrong_form_are_one_line(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_gets_the_nearest(tmp_path: Path) -> None:
+    assert "is not split into training and validation" in refusal(f"torchvision:EuroSAT:{tmp_path}")
     assert "did you mean 'CIFAR10'?" in refusal(f"torchvision:CIFAR1O:{tmp_path}")
 
 
