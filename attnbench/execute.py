@@ -4,16 +4,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.backbone import build_model
-from attnbench.config import Recipe
 from attnbench.contenders import PUBLISHED, TIMM
 from attnbench.errors import UnsupportedError
 from attnbench.measure.anchor import anchor
@@ -26,10 +23,12 @@ from attnbench.measure.memory import (
     RESERVED_KIND,
     inference_step,
     peak_memory,
+    stand_in_loss,
     training_step,
 )
 from attnbench.models import create_model
 from attnbench.plan import training_of
+from attnbench.recipe import Recipe
 from attnbench.record import METRICS, Cell, Measurement
 from attnbench.registry import MECHANISMS, TASKS
 from attnbench.sizes import SIZES
@@ -160,17 +159,17 @@ def _memory(cell: Cell) -> tuple[Measurement, ...]:
 
 def _training_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    return training_step(model, images, partial(F.cross_entropy, target=targets))
+    return training_step(model, images, stand_in_loss(targets))
 
 
 def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
     from safetensors.torch import save_file
 
     model = _trainable(cell)
-    recipe = Recipe(**(cell.recipe or {}))
+    recipe = Recipe.from_json(cell.recipe or {})
     device = torch.device(cell.device)
     begin = time.perf_counter()
-    task = TASKS[cell.task or ""](context.data)
+    task = TASKS[cell.task or ""](context.data, cell.head)
     autocast = _autocast(cell)
     losses = train(model, task, recipe, cell.resolution, cell.seed or 0, device, autocast, context.workers, progress)
     seconds = time.perf_counter() - begin
@@ -191,10 +190,11 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
 
     model = _trainable(cell)
     model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
-    task = TASKS[cell.task or ""](context.data)
+    task = TASKS[cell.task or ""](context.data, cell.head)
+    recipe = Recipe.from_json(cell.recipe or {})
     try:
         scores = evaluate(
-            model, task, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
+            model, task, recipe, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
         )
     except AssertionError as error:  # so timm's models say that they are bound to a resolution
         if cell.size != TIMM:
@@ -206,16 +206,22 @@ def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measure
 def cell_model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
     """Return the model of a cell: one by name with its own classifier, or the uniform backbone with the task's head."""
     resolution = cell.train_resolution or cell.resolution
+    task_head = TASKS[cell.task or ""].head
+
+    def head(channels: tuple[int, ...]) -> nn.Module:
+        return task_head(channels, cell.num_classes, cell.head)
+
     if cell.size in (PUBLISHED, TIMM):
-        rate = {"drop_path" if cell.size == PUBLISHED else "drop_path_rate": drop_path} if drop_path else {}
-        return create_model(cell.mechanism, resolution, cell.num_classes, **{**rate, **cell.settings})
-    head = TASKS[cell.task or ""].head
+        more: dict[str, Any] = {} if cell.head is None else {"head": head}  # else its own classifier
+        if drop_path:
+            more["drop_path" if cell.size == PUBLISHED else "drop_path_rate"] = drop_path
+        return create_model(cell.mechanism, resolution, cell.num_classes, **{**more, **cell.settings})
     return build_model(
         cell.mechanism,
         cell.size,
         resolution=resolution,
         drop_path=drop_path,
-        head=lambda channels: head(channels, cell.num_classes),
+        head=head,
         **cell.settings,
     )
 

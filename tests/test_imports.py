@@ -10,13 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "names", "record", "data_report", "config", "contract", "task_contract", "sizes"}
-    | {"amounts", "capacity", "axes"},
+    {"errors", "names", "record", "config", "contract", "task_contract", "sizes"}
+    | {"amounts", "capacity", "axes"}
+    | {"recipe", "recipes", "data_report"},
     {"declarations", "registry", "layers", "architecture", "store", "environment", "hardware"},
     {
         "backbone",
         "measure",
-        "train",
+        "training",
         "plan",
         "report",
         "conf",
@@ -96,6 +97,7 @@ def test_the_packages_listed_for_installation_are_the_folders_that_hold_code() -
         "attnbench.store",
         "attnbench.report",
         "attnbench.listing",
+        "attnbench.recipes",
         "attnbench.eval_command",
         "attnbench.predict_command",
         "attnbench.compare_command",

@@ -87,7 +87,7 @@ IDENTITY: Final = (
 )
 WORST_FIRST: Final = ("failed", "timeout", "out_of_memory", "unsupported", "skipped", "ok")
 
-_HIDDEN: Final = ("num_classes", "data", "recipe", "timing")  # decide numbers and have no column
+_HIDDEN: Final = ("num_classes", "head", "data", "recipe", "timing")  # decide numbers and have no column
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
