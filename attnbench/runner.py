@@ -205,8 +205,8 @@ class Runner:
     def _measure(self, process: Worker, cell: Cell) -> tuple[tuple[Measurement, ...], dict[str, Any]]:
         timeout = self.allowance.timeout(self.config.timeout, LEAST if cell.probe == "macs" else 0.1)
         patient = cell.probe in TRAINED and self.allowance.left is None  # it may take days, and goes on if ended
-        told = {"timeout": timeout, "progress": self.listener.progress, "patient": patient}
-        measured = process.call("measure", cell, self.context, **told)
+        progress = self.listener.progress
+        measured = process.call("measure", cell, self.context, timeout=timeout, progress=progress, patient=patient)
         return measured, process.call("describe", cell.device, cell.threads, timeout=self.config.timeout)
 
     def _timed(self, wanted: list[Cell], budget: float | None) -> None:

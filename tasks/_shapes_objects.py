@@ -36,7 +36,9 @@ class ShapesObjects:
         height, width = (max(1, round(scale * side)) for side in canvas)
         scene = draw(split, index)
         shown = figures(scene, (height, width))
-        truth = tuple(self._annotation(figure, ID_STEP * index + place + 1) for place, figure in enumerate(shown))
+        truth = tuple(
+            self._annotation(figure, index + 1, ID_STEP * index + place + 1) for place, figure in enumerate(shown)
+        )
         return Example(
             picture=render(scene, (height, width)),
             size=(height, width),
@@ -46,10 +48,11 @@ class ShapesObjects:
             truth=Truth(index + 1, (height, width), truth),
         )
 
-    def _annotation(self, figure: Figure, number: int) -> dict[str, Any]:
+    def _annotation(self, figure: Figure, image: int, number: int) -> dict[str, Any]:
         left, top, right, bottom = figure.box
         found: dict[str, Any] = {
             "id": number,
+            "image_id": image,
             "bbox": [left, top, right - left, bottom - top],
             "category_id": 1 + KINDS.index(figure.kind),
             "area": int(figure.mask.sum()),
