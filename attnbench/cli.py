@@ -131,6 +131,8 @@ def _run(options: argparse.Namespace) -> int:
     if twice:
         raise UserError(f"{twice[0]} is given twice: by a flag and by {twice[0]}=...")
     config = replace(config, **flags, rerun=options.rerun or config.rerun)
+    if options.steps is not None and options.steps < 1:
+        raise UserError(f"--steps must be at least 1, not {options.steps}")
     own = {"steps": options.steps, "name": options.recipe}
     config = replace(config, recipe=config.recipe | {key: value for key, value in own.items() if value is not None})
     # Only now: these import torch, and a typing error should not wait for it.
