@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SOUND, UNSOUND = 0, 1  # exit codes: no error (warnings allowed), errors
 LISTED: Final = 10  # problems of a kind that are named
 CLASSES: Final = 40  # classes that are listed
+LONGEST: Final = 300  # characters of a problem: names of files are strangers'
 
 
 def add_parser(commands: Any) -> None:
@@ -121,7 +122,7 @@ def _amount(value: float | None) -> str:
 
 def _lines(problems: "Iterable[Problem]") -> Iterator[str]:
     texts = [one_line(f"{problem.where}: {problem.what}" if problem.what else problem.where) for problem in problems]
-    yield from (f"  {text}" for text in texts[:LISTED])
+    yield from (f"  {text if len(text) <= LONGEST else text[:LONGEST] + '...'}" for text in texts[:LISTED])
     if len(texts) > LISTED:
         yield f"  ... and {len(texts) - LISTED:,} more"
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from attnbench.data_report import Problems
 
-from ._check_segmentation import malformed
+from ._check_segmentation import LARGEST, malformed
 
 SHOWN: Final = 60  # characters of a value in a message
 
@@ -173,7 +173,7 @@ def _file_name(entry: dict[str, Any], place: str, problems: Problems) -> str:
 
 def _size(entry: dict[str, Any], place: str, problems: Problems) -> tuple[int, int] | None:
     width, height = entry.get("width"), entry.get("height")
-    if type(width) is int and type(height) is int and width > 0 and height > 0:
+    if type(width) is int and type(height) is int and 0 < width <= LARGEST and 0 < height <= LARGEST:
         return width, height
     what = f"'width' and 'height' must be whole pixels, not {_short(width)} and {_short(height)}"
     problems.error("malformed entry", place, what)

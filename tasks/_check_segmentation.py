@@ -7,6 +7,7 @@ import math
 from typing import Any, Final
 
 LEAST: Final = 6  # numbers of a polygon: three points
+LARGEST: Final = 10**9  # of a side or a run: what lies beyond is no number of pixels
 
 
 def malformed(segmentation: Any, size: tuple[int, int] | None) -> str:
@@ -32,16 +33,20 @@ def malformed(segmentation: Any, size: tuple[int, int] | None) -> str:
 
 def _run_lengths(segmentation: dict[str, Any], size: tuple[int, int] | None) -> str:
     extent, counts = segmentation.get("size"), segmentation.get("counts")
-    if not isinstance(extent, list) or len(extent) != 2 or not all(type(side) is int for side in extent):
+    if not isinstance(extent, list) or len(extent) != 2 or not all(map(_count, extent)):
         return "run lengths without 'size' [height, width]"
     if size and extent != [size[1], size[0]]:
         return f"run lengths of {extent[1]} x {extent[0]} pixels in an image of {size[0]} x {size[1]}"
     runs = counts if isinstance(counts, list) else unpacked(counts) if isinstance(counts, str) else None
-    if runs is None or not all(type(run) is int and run >= 0 for run in runs):
+    if runs is None or not all(map(_count, runs)):
         return "run lengths whose 'counts' are no numbers of pixels"
     if sum(runs) != extent[0] * extent[1]:
         return f"run lengths of {sum(runs)} pixels; expected {extent[0] * extent[1]}"
     return ""
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def unpacked(text: str) -> list[int] | None:

@@ -1,5 +1,6 @@
 """The check of COCO data: every fault that is put in is told once, at its place, and nothing else is."""
 
+import copy
 import importlib
 import json
 import os
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -122,6 +123,8 @@ def test_a_pixel_beyond_the_border_is_rounding(box: list[float], data: Data) -> 
         ("segmentation", {"size": [30, 40], "counts": [-1, 1201]}, "malformed segmentation"),
         ("segmentation", {"size": [30, 40], "counts": "~~~"}, "malformed segmentation"),
         ("segmentation", {"counts": [1200]}, "malformed segmentation"),
+        ("segmentation", {"size": [10**4000, 10**4000], "counts": [1]}, "malformed segmentation"),
+        ("segmentation", {"size": [30, 40], "counts": [10**4299] * 10}, "malformed segmentation"),
     ],
 )
 def test_a_wrong_annotation_is_told_once(key: str, value: Any, kind: str, data: Data) -> None:
@@ -160,6 +163,7 @@ def test_compressed_run_lengths_are_unpacked_as_cocos_tools_pack_them(h: int, w:
         ("file_name", "1.png", "image listed twice"),
         ("width", "40", "malformed entry"),
         ("height", 0, "malformed entry"),
+        ("height", 10**12, "malformed entry"),
     ],
 )
 def test_a_wrong_image_entry_is_told_once(key: str, value: Any, kind: str, data: Data) -> None:
@@ -225,6 +229,37 @@ def test_a_hostile_annotation_file_is_a_problem_and_no_crash(content: bytes, dat
     assert report.counts["train"]["images"] == 0
     assert report.counts["val"]["images"] == 2
     assert (report.errors > 0) == (content != b"{}")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), inner),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(draw=st.data())
+def test_whatever_stands_anywhere_in_a_file_is_no_crash(data: Data, draw: Any) -> None:
+    spoilt = copy.deepcopy(data.train)
+    place: Any = spoilt
+    keys = st.sampled_from([*place, "segmentation"])
+    key = draw.draw(keys)
+    while isinstance(place, dict | list) and place and draw.draw(st.booleans()):
+        inner = place.get(key) if isinstance(place, dict) else place[key]
+        if not isinstance(inner, dict | list) or not inner:
+            break
+        place = inner
+        key = draw.draw(
+            st.sampled_from([*place, "segmentation"]) if isinstance(place, dict) else st.integers(0, len(place) - 1)
+        )
+    place[key] = draw.draw(ANYTHING)
+    whole, data.train = data.train, spoilt
+    try:
+        report = data.check()
+    finally:
+        data.train = whole
+    json.dumps(report.to_json(), allow_nan=False)
 
 
 @pytest.mark.parametrize("folder", ["images/train2017", "train2017", "images/train"])
