@@ -19,6 +19,7 @@ from attnbench.registry import task
 from attnbench.task_contract import Batch, Loading, Split
 
 from ._augmentation import MEAN, STD
+from ._check_coco import check
 from ._coco import Coco
 from ._coco_score import CocoScore, Found
 from ._examples import Source
@@ -40,6 +41,7 @@ class Detection:
 
     headline: ClassVar[str] = "box_ap"
     heads: ClassVar[tuple[str, ...]] = ("retinanet", "mask_rcnn", "faster_rcnn")
+    check = staticmethod(check)
 
     def __init__(self, data: str | None, head: str | None = None) -> None:
         masks = _known(head) == "mask_rcnn"

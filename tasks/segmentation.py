@@ -23,6 +23,7 @@ from attnbench.recipe import Recipe
 from attnbench.registry import task
 from attnbench.task_contract import Batch, Loading, Split
 
+from ._check_label_maps import check
 from ._crops import distorted, inference_size, resized, training_crop
 from ._iou import IGNORE, MeanIou, Truth
 from ._label_maps import LabelMaps
@@ -69,6 +70,7 @@ class Segmentation:
 
     headline = "miou"
     heads = tuple(HEADS)
+    check = staticmethod(check)
 
     def __init__(self, data: str | None, head: str | None = None) -> None:
         if head is not None and head not in HEADS:

@@ -31,7 +31,7 @@ LAYERS = [
     {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_scoring", "table_command"}
     | {"evaluation", "eval_command", "timm_models", "comparison_table", "compare_command", "data_command"}
     | {"forecast", "predict_table", "predict_command"}
-    | {"allowance", "batch_search", "foresight", "listener", "runner"},
+    | {"allowance", "batch_search", "foresight", "listener", "runner", "cell_model", "learning"},
     {"progress", "table_timing", "cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
