@@ -39,7 +39,7 @@ def training_crop(
 
 
 def distorted(picture: Picture, strength: float, random: np.random.Generator) -> Picture:
-    """Return the picture of other brightness, contrast and saturation, by up to ``strength``, and hue, by a fifth of it."""
+    """Return the picture with other brightness, contrast, saturation, by up to ``strength``, and hue, by a fifth of it."""
     from torchvision.transforms import v2  # takes seconds
 
     jitter = v2.ColorJitter(strength, strength, strength, min(strength / 5, 0.5))
