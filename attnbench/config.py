@@ -5,21 +5,6 @@ from typing import Any
 
 
 @dataclass
-class Recipe:
-    """How a model is trained. The budget is a number of samples, never seconds."""
-
-    samples: int = 1536  # training images seen, all epochs together
-    batch_size: int = 16
-    learning_rate: float = 1e-3  # peak of AdamW
-    weight_decay: float = 0.05  # not on norms, biases and position tables
-    warmup: float = 0.1  # share of the steps
-    clip: float = 1.0  # norm of the gradient
-    drop_path: float = 0.0
-    label_smoothing: float = 0.0
-    scale: float = 0.2  # least share of the image's area that a training crop keeps
-
-
-@dataclass
 class Timing:
     """When the rounds of a timing end."""
 
@@ -45,10 +30,12 @@ class RunConfig:
     tasks: list[str] = field(default_factory=lambda: ["classification"])
     data: str | None = None  # None: the task's embedded data
     num_classes: int | None = None  # of cost cells; None: as many as the data have; without data, models have 1000
+    heads: list[str] = field(default_factory=list)  # of tasks that have several; where none is named, the first
     seeds: int = 1  # how many
     batch_size: int = 1  # of cost cells
     threads: int | None = None  # None: every core this process may use
     workers: int = 0  # processes that load data
+    processes: int = 1  # that train a model together, each with its share of the batch, threads or devices
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     precision: str = "fp32"  # fp32, bf16, or both: fp32,bf16
     compile: str = "off"  # of cost cells: off, on (torch.compile), or both: off,on
@@ -60,9 +47,9 @@ class RunConfig:
     reference: str | None = None  # None: the first mechanism
     out: str | None = None
     rerun: bool = False
-    timeout: float = 3600.0  # seconds for one cell
+    timeout: float = 3600.0  # seconds for one cell; a training may take longer while it makes progress
     budget: str | None = None  # for the whole run: seconds, or such as 10m or 1h30m; what does not fit is skipped
     memory_limit: str | None = None  # for one cell: bytes, or such as 8GiB; None: what this machine has free
     cell_limit: float = 40.0  # without a budget: seconds that one cost cell may need at least, as predicted
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: dict[str, Any] = field(default_factory=dict)  # recipe.name, and changes such as recipe.mixup=0.8
     timing: Timing = field(default_factory=Timing)

@@ -86,9 +86,7 @@ class Task(Protocol):
         tensors. It runs on ``meta``; what depends on the data (proposals, say) is replaced by a fixed amount.
         """
 
-    def batches(
-        self, split: Split, resolution: tuple[int, int], loading: Loading, recipe: "Recipe"
-    ) -> Iterator[Batch]:
+    def batches(self, split: Split, resolution: tuple[int, int], loading: Loading, recipe: "Recipe") -> Iterator[Batch]:
         """Yield batches at ``resolution`` (H, W), the same for the same arguments whatever ``loading.workers`` is.
 
         Training is shuffled anew each epoch and augmented by ``recipe``; every random number of an image derives from

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from attnbench.errors import UserError
@@ -48,27 +46,10 @@ class Folder:
         """Return the number of images."""
         return len(self._files[split])
 
-    def train_example(
-        self, index: int, resolution: tuple[int, int], scale: float, random: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], int]:
-        """Return a random crop of at least ``scale`` of the area, maybe mirrored, (H, W, 3), and its label."""
-        from torchvision.transforms import InterpolationMode, v2
-
-        path, label = self._files["train"][index]
-        augment = v2.Compose(
-            [
-                v2.RandomResizedCrop(resolution, scale=(scale, 1.0), interpolation=InterpolationMode.BICUBIC),
-                v2.RandomHorizontalFlip(),
-            ]
-        )
-        with torch.random.fork_rng(devices=()):  # torchvision draws from the global generator of the CPU
-            torch.default_generator.manual_seed(int(random.integers(2**63)))
-            return np.array(augment(load(path))), label
-
-    def val_example(self, index: int, resolution: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
-        """Return the middle of the image, as much as fits the proportions, (H, W, 3), and its label."""
-        path, label = self._files["val"][index]
-        return np.array(ImageOps.fit(load(path), resolution[::-1], Image.Resampling.BICUBIC)), label
+    def image(self, split: Split, index: int) -> tuple[Image.Image, int]:
+        """Return an image and its label."""
+        path, label = self._files[split][index]
+        return load(path), label
 
     def _labelled(self, path: Path, split: Split) -> Iterator[tuple[Path, int]]:
         for folder in _subfolders(path, split):

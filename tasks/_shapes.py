@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from attnbench.recipe import Recipe
 from attnbench.task_contract import Split
 
 from ._scene import Background, Kind, Scene, SceneObject, Wave, Window, box, render
@@ -64,11 +65,14 @@ class Shapes:
         return self._counts[split]
 
     def train_example(
-        self, index: int, resolution: tuple[int, int], scale: float, random: np.random.Generator
+        self, index: int, resolution: tuple[int, int], recipe: Recipe, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], int]:
-        """Return picture (H, W, 3) and label of a training scene, through a random window."""
+        """Return picture (H, W, 3) and label of a training scene, through a random window.
+
+        It is not mirrored: scenes are as often one way round as the other.
+        """
         scene = draw("train", index)
-        return render(scene, resolution, training_window(scene, resolution, scale, random)), scene.label
+        return render(scene, resolution, training_window(scene, resolution, recipe.scale, random)), scene.label
 
     def val_example(self, index: int, resolution: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
         """Return picture (H, W, 3) and label of a validation scene, the whole of it."""

@@ -1,34 +1,27 @@
-"""Image classification: embedded scenes or a folder of images, cross-entropy, top-1.
+"""Image classification: embedded scenes or images on disk, cross-entropy, top-1 and top-5."""
 
-Batches come from a ``DataLoader``. The random numbers of an image derive from (seed, epoch, index), so the number of
-workers changes nothing, and no generator of the caller is touched. Workers start in Python's default way and end with
-the iterator.
-"""
-
-import itertools
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
 
 from attnbench.errors import UserError
 from attnbench.layers import ClassificationHead
+from attnbench.recipe import Recipe
 from attnbench.registry import task
-from attnbench.task_contract import Batch, Split
+from attnbench.task_contract import Batch, Loading, Split
 
-from ._folder import Folder
-from ._shapes import Shapes
+from ._augmentation import decorated, mixture, normalised
+from ._loading import MIXTURE, Draw, load_batches, seeded
+from ._open import open_source
 
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, RGB
-STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-ORDER, IMAGE = 0, 1  # what a stream of random numbers is for: the first word of its seed
+FIFTH = 5  # classes from which on there is a top-5
+Item = tuple[Tensor, int]
 
 
 class Source(Protocol):
@@ -46,9 +39,9 @@ class Source(Protocol):
         """Return the number of examples."""
 
     def train_example(
-        self, index: int, resolution: tuple[int, int], scale: float, random: np.random.Generator
+        self, index: int, resolution: tuple[int, int], recipe: Recipe, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], int]:
-        """Return an augmented picture and its label."""
+        """Return a cropped and mirrored picture, and its label."""
 
     def val_example(self, index: int, resolution: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
         """Return a picture and its label."""
@@ -58,60 +51,50 @@ class Source(Protocol):
 class Classification:
     """Tell which class an image is of."""
 
-    headline = "top1"
+    headline: ClassVar[str] = "top1"
+    heads: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, data: str | None) -> None:
-        self.source: Source = Shapes() if data is None else Folder(Path(data))
+    def __init__(self, data: str | None, head: str | None = None) -> None:
+        if head is not None:
+            raise UserError(f"classification has one head, without a name; {head!r} is none of it")
+        self.source: Source = open_source(data)
         self.identity = self.source.identity
         self.num_classes = len(self.source.classes)
         self.train_images = self.source.count("train")
 
     @staticmethod
-    def head(channels: tuple[int, ...], num_classes: int) -> ClassificationHead:
+    def head(channels: tuple[int, ...], num_classes: int, name: str | None = None) -> ClassificationHead:
         """Return the head on the last stage's map."""
+        del name
         return ClassificationHead(channels[-1], num_classes)
 
-    def batches(
-        self,
-        split: Split,
-        resolution: tuple[int, int],
-        batch_size: int,
-        seed: int,
-        *,
-        samples: int | None = None,
-        scale: float = 1.0,
-        workers: int = 0,
-    ) -> Iterator[Batch]:
-        """Yield batches with labels (B,), int64.
-
-        Training gives samples // batch_size full batches, reshuffled each epoch; samples None means one epoch.
-        Validation goes once through in order, and its last batch may be smaller.
+    def batches(self, split: Split, resolution: tuple[int, int], loading: Loading, recipe: Recipe) -> Iterator[Batch]:
+        """Yield batches with labels (B,), int64, or (B, classes) where the recipe mixes images.
 
         Raises:
-            UserError: fewer training samples than one batch; an image that cannot be read, named.
+            UserError: fewer training samples than one batch; an image that cannot be read, named; an odd number of
+                images to mix.
         """
         count = self.source.count(split)
         if split == "val":
-            examples: Dataset[_Item] = _Validation(self.source, resolution)
-            draws: Iterator[tuple[int, int]] = ((0, index) for index in range(count))
-        else:
-            samples = count if samples is None else samples
-            if samples < batch_size:
-                raise UserError(f"{samples} training samples are fewer than one batch of {batch_size}")
-            examples = _Training(self.source, resolution, scale, seed)
-            draws = islice(_shuffled(count, seed), samples // batch_size * batch_size)
-        loader = DataLoader(
-            examples,
-            batch_sampler=_grouped(draws, batch_size),
-            num_workers=workers,
-            collate_fn=_collate,
-            generator=torch.Generator().manual_seed(seed),  # the loader's own draw, else from the caller's
-        )
-        return _delivered(loader)
+            return load_batches(split, count, loading, _Validation(self.source, resolution), _collate)
+        mix = mixture(recipe, self.num_classes)
+        if mix and loading.batch_size % 2:
+            raise UserError(f"recipe.mixup and recipe.cutmix mix pairs: a batch of {loading.batch_size} has one over")
+        example = _Training(self.source, resolution, recipe, loading.seed)
+        batches = load_batches(split, count, loading, example, _collate, recipe.repeats)
+        return _mixed(batches, mix, loading) if mix else batches
 
-    def loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
         """Return the mean cross-entropy, in float32."""
-        return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
+        smoothing = recipe.label_smoothing if batch.targets.ndim == 1 else 0.0  # mixing smooths for itself
+        return F.cross_entropy(model(batch.images).float(), batch.targets, label_smoothing=smoothing)
+
+    def predict(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
+        """Return logits (B, classes)."""
+        del recipe
+        logits: Tensor = model(batch.images)
+        return logits
 
     def score(self) -> "TopOne":
         """Return an empty score."""
@@ -119,83 +102,67 @@ class Classification:
 
 
 class TopOne:
-    """Counts images whose highest logit is the true class; ``outcomes`` keeps each, in order, for paired tests."""
+    """Counts images whose highest logit is the true class, and whose five highest hold it."""
 
     def __init__(self) -> None:
-        self.outcomes: list[bool] = []
+        self.outcomes: list[float] = []  # 1 for an image whose highest logit is right, else 0
+        self._fifth: int | None = 0
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Take logits (B, classes) and labels (B,); a row with NaN is wrong."""
-        right = (outputs.argmax(dim=1) == targets) & ~outputs.isnan().any(dim=1)
-        self.outcomes += right.tolist()
+        sound = ~predictions.isnan().any(dim=1)
+        self.outcomes += ((predictions.argmax(dim=1) == targets) & sound).float().tolist()
+        if self._fifth is None or predictions.shape[1] < FIFTH:
+            self._fifth = None
+            return
+        best = predictions.topk(FIFTH, dim=1).indices
+        self._fifth += int(((best == targets[:, None]).any(dim=1) & sound).sum())
 
     def compute(self) -> dict[str, float]:
-        """Return the share of right images, from whole numbers."""
-        if not self.outcomes:
+        """Return the share of right images, from whole numbers; top-5 where there are five classes."""
+        count = len(self.outcomes)
+        if not count:
             raise ValueError("no image has been scored")
-        return {"top1": sum(self.outcomes) / len(self.outcomes)}
+        fifth = {} if self._fifth is None else {"top5": self._fifth / count}
+        return {"top1": sum(self.outcomes) / count, **fifth}
 
 
-_Item = tuple[Tensor, int] | UserError  # an error travels as a value: the loader would bury it in a traceback
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """Augmented examples."""
+
+    source: Source
+    resolution: tuple[int, int]
+    recipe: Recipe
+    seed: int
+
+    def __call__(self, draw: Draw) -> Item:
+        random = draw.random(self.seed)
+        picture, label = self.source.train_example(draw.index, self.resolution, self.recipe, random)
+        return decorated(picture, self.recipe, random), label
 
 
-class _Training(Dataset[_Item]):
-    """Augmented examples by (epoch, index)."""
+@dataclass(frozen=True, slots=True)
+class _Validation:
+    """Plain examples."""
 
-    def __init__(self, source: Source, resolution: tuple[int, int], scale: float, seed: int) -> None:
-        self.source, self.resolution, self.scale, self.seed = source, resolution, scale, seed
+    source: Source
+    resolution: tuple[int, int]
 
-    def __getitem__(self, key: tuple[int, int]) -> _Item:
-        random = np.random.default_rng([IMAGE, self.seed, *key])
-        try:
-            return _normalised(*self.source.train_example(key[1], self.resolution, self.scale, random))
-        except UserError as error:
-            return error
+    def __call__(self, draw: Draw) -> Item:
+        picture, label = self.source.val_example(draw.index, self.resolution)
+        return normalised(picture), label
 
 
-class _Validation(Dataset[_Item]):
-    """Plain examples by (0, index)."""
-
-    def __init__(self, source: Source, resolution: tuple[int, int]) -> None:
-        self.source, self.resolution = source, resolution
-
-    def __getitem__(self, key: tuple[int, int]) -> _Item:
-        try:
-            return _normalised(*self.source.val_example(key[1], self.resolution))
-        except UserError as error:
-            return error
-
-
-def _normalised(picture: NDArray[np.uint8], label: int) -> tuple[Tensor, int]:
-    """Return the picture as (3, H, W), by ImageNet's mean and standard deviation."""
-    scaled = (picture.astype(np.float32) - 255 * MEAN) / (255 * STD)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1))), label
-
-
-def _shuffled(count: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Yield (epoch, index) without end, each epoch in an order of its own."""
-    for epoch in itertools.count():
-        order = np.random.default_rng([ORDER, seed, epoch]).random(count).argsort(kind="stable")
-        yield from ((epoch, int(index)) for index in order)
-
-
-def _grouped(draws: Iterator[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    while group := list(islice(draws, size)):
-        yield group
-
-
-def _collate(items: list[_Item]) -> Batch | UserError:
-    good: list[tuple[Tensor, int]] = []
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-        good.append(item)
-    images, labels = zip(*good, strict=True)
+def _collate(items: list[Item]) -> Batch:
+    images, labels = zip(*items, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels))
 
 
-def _delivered(loader: DataLoader[_Item]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+def _mixed(
+    batches: Iterator[Batch], mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], loading: Loading
+) -> Iterator[Batch]:
+    for number, batch in enumerate(batches, loading.skip):
+        with seeded(np.random.default_rng([MIXTURE, loading.seed, number, loading.rank])):
+            images, targets = mix(batch.images, batch.targets)
+        yield Batch(images, targets)

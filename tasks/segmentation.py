@@ -27,6 +27,7 @@ from ._crops import distorted, inference_size, resized, training_crop
 from ._iou import IGNORE, MeanIou, Truth
 from ._label_maps import LabelMaps
 from ._semantic_fpn import SemanticFpn
+from ._shapes_labels import ShapesLabels
 from ._sliding import aligned, in_windows, most_likely, whole
 from ._upernet import UperNet
 
@@ -72,9 +73,7 @@ class Segmentation:
     def __init__(self, data: str | None, head: str | None = None) -> None:
         if head is not None and head not in HEADS:
             raise unknown("head of segmentation", head, HEADS)
-        if data is None:
-            raise UserError("segmentation needs data: a folder in the layout of ADE20K or Pascal VOC")
-        self.source: Source = LabelMaps(Path(data))
+        self.source: Source = ShapesLabels() if data is None else LabelMaps(Path(data))
         self.identity = self.source.identity
         self.num_classes = len(self.source.classes)
         self.train_images = self.source.count("train")

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from attnbench.errors import UserError
+from attnbench.recipe import Recipe
 
 # By string: a type checker cannot see that tasks/ is installed as attnbench.tasks.
 folder: Any = importlib.import_module("attnbench.tasks._folder")
+Photographs: Any = importlib.import_module("attnbench.tasks._photographs").Photographs
 
 RED = (255, 0, 0)
 
@@ -42,7 +44,7 @@ def test_classes_are_those_of_train_sorted(tree: Path) -> None:
     put(tree / "train/ape/x.png")
     data = folder.Folder(tree)
     assert data.classes == ("ape", "cat", "dog")
-    assert [data.val_example(index, (32, 32))[1] for index in range(data.count("val"))] == [1, 2]
+    assert [data.image("val", index)[1] for index in range(data.count("val"))] == [1, 2]
 
 
 def test_nested_files_and_upper_case_extensions_count(tree: Path) -> None:
@@ -154,7 +156,7 @@ def test_a_class_that_train_lacks_is_named(tree: Path) -> None:
 def test_a_class_that_val_lacks_keeps_the_labels_of_train(tree: Path) -> None:
     (tree / "val/cat/1.png").unlink()
     (tree / "val/cat").rmdir()
-    assert folder.Folder(tree).val_example(0, (32, 32))[1] == 1
+    assert folder.Folder(tree).image("val", 0)[1] == 1
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
@@ -217,9 +219,13 @@ def stripes(tree: Path, split: str) -> None:
     put(tree / split / "cat/1.png", Image.fromarray(picture))
 
 
+def pictures(tree: Path) -> Any:
+    return Photographs(folder.Folder(tree))
+
+
 def test_validation_shows_the_middle_and_covers_the_resolution(tree: Path) -> None:
     stripes(tree, "val")
-    data = folder.Folder(tree)
+    data = pictures(tree)
     square, _ = data.val_example(0, (64, 64))
     assert square.shape == (64, 64, 3)
     assert (square[:, 4:-4] == (0, 255, 0)).all()
@@ -230,10 +236,10 @@ def test_validation_shows_the_middle_and_covers_the_resolution(tree: Path) -> No
 
 def test_training_crops_keep_their_share_and_follow_the_generator(tree: Path) -> None:
     stripes(tree, "train")
-    data = folder.Folder(tree)
-    first, label = data.train_example(0, (48, 80), 0.2, np.random.default_rng(1))
-    again, _ = data.train_example(0, (48, 80), 0.2, np.random.default_rng(1))
-    other, _ = data.train_example(0, (48, 80), 0.2, np.random.default_rng(2))
+    data = pictures(tree)
+    first, label = data.train_example(0, (48, 80), Recipe(), np.random.default_rng(1))
+    again, _ = data.train_example(0, (48, 80), Recipe(), np.random.default_rng(1))
+    other, _ = data.train_example(0, (48, 80), Recipe(), np.random.default_rng(2))
     assert first.shape == (48, 80, 3)
     assert label == 0
     assert (first == again).all()
@@ -241,9 +247,9 @@ def test_training_crops_keep_their_share_and_follow_the_generator(tree: Path) ->
 
 
 def test_training_crops_do_not_disturb_the_global_generator(tree: Path) -> None:
-    data = folder.Folder(tree)
+    data = pictures(tree)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    data.train_example(0, (32, 32), 0.2, np.random.default_rng(0))
+    data.train_example(0, (32, 32), Recipe(), np.random.default_rng(0))
     assert torch.equal(torch.rand(4), expected)
