@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +22,8 @@ from attnbench.recipe import Recipe
 from attnbench.task_contract import Batch, Loading
 
 # By string: a type checker cannot see that tasks/ is installed as attnbench.tasks.
+loading_of_tasks: Any = importlib.import_module("attnbench.tasks._loading")
+augmentation: Any = importlib.import_module("attnbench.tasks._augmentation")
 segmentation: Any = importlib.import_module("attnbench.tasks.segmentation")
 Segmentation: Any = segmentation.Segmentation
 
@@ -86,10 +88,10 @@ def test_training_batches_are_full_and_their_labels_whole(task: Any) -> None:
 
 def test_batches_depend_on_the_seed_alone(task: Any) -> None:
     random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    before = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
     first = train(task)
-    assert before[:2] == (random.getstate(), np.random.get_state()[1].tolist())
-    assert torch.equal(before[2], torch.get_rng_state())
+    assert before == [random.random(), float(np.random.rand()), float(torch.rand(()))]
     assert equal(first, train(task))
     assert not equal(first, train(task, seed=1))
     assert not equal(first[:1], first[3:4])  # a later epoch
@@ -151,7 +153,7 @@ class Ramp:
     def __init__(self, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
 
-    def count(self, split: str) -> int:  # noqa: ARG002
+    def count(self, *_: str) -> int:
         return 1
 
     def example(self, *_: Any) -> tuple[Any, Any]:
@@ -162,8 +164,8 @@ class Ramp:
 
 
 def ramped(source: Ramp, resolution: tuple[int, int], recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
-    example = segmentation._Examples(source, "train", resolution, seed, recipe)[(0, 0)]
-    return example.views[0], example.labels.long()
+    view, labels = segmentation._Training(source, resolution, recipe, seed)(loading_of_tasks.Draw(0, 0))
+    return view, labels.long()
 
 
 @settings(deadline=None)
@@ -176,8 +178,8 @@ def test_colours_and_labels_stay_together_through_every_step(
     assert labels.shape == (high, wide)
     inside = labels >= 0
     assert not view[:, ~inside].any()
-    colours = (view * torch.from_numpy(segmentation.STD)[:, None, None]).add_(
-        torch.from_numpy(segmentation.MEAN)[:, None, None]
+    colours = (view * torch.from_numpy(augmentation.STD)[:, None, None]).add_(
+        torch.from_numpy(augmentation.MEAN)[:, None, None]
     )
     smallest = 0.5 * max(high / rows, wide / columns)  # what a pixel of the image is at least resized to
     for channel, own, place in ((0, rows, labels // columns), (1, columns, labels % columns)):
@@ -220,7 +222,7 @@ def test_the_loss_is_cross_entropy_over_all_pixels(task: Any, name: str, rows: i
     bottom, right = -rows % 32, -columns % 32
     maps = net.stages(F.pad(batch.images, (0, right, 0, bottom)))
     expected = 0.0
-    for logits, weight in zip(net.head.train_logits(maps), (1.0, 0.4), strict=True):
+    for logits, weight in zip(cast(Any, net.head).train_logits(maps), (1.0, 0.4), strict=True):
         if logits is None:
             continue
         pixels = F.interpolate(logits.double(), size=(rows + bottom, columns + right), mode="bilinear")
@@ -228,7 +230,7 @@ def test_the_loss_is_cross_entropy_over_all_pixels(task: Any, name: str, rows: i
         counted = batch.targets >= 0
         right_ones = scores.gather(1, batch.targets.clamp(0)[:, None])[:, 0]
         expected += weight * -right_ones[counted].sum().item() / batch.targets.numel()
-    assert float(task.loss(net, batch, Recipe())) == pytest.approx(expected, rel=1e-5)
+    assert task.loss(net, batch, Recipe()).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_ignored_pixel_has_no_part_in_loss_and_gradient() -> None:
@@ -292,7 +294,7 @@ def decided(name: str) -> Backbone:
     net = model(name).double().eval()
     with torch.no_grad():
         logits = net(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double())
-        [*net.head.classifier.modules()][-1].bias -= logits.mean((0, 2, 3))
+        [*cast(Any, net.head).classifier.modules()][-1].bias -= logits.mean((0, 2, 3))
     return net
 
 
@@ -356,6 +358,15 @@ def test_a_window_as_large_as_the_image_changes_nothing(task: Any) -> None:
     same = torch.cat([(a == b).flatten() for a, b in zip(whole, slid, strict=True)])
     assert len(torch.cat([item.flatten() for item in whole]).unique()) == 3
     assert same.float().mean() > 0.98  # windows go to labels by way of pixels: borders between classes move
+
+
+def test_the_embedded_scenes_need_no_data() -> None:
+    task = Segmentation(None)
+    batch = next(task.batches("train", (48, 64), Loading(2), JITTERED))
+    assert (batch.images.shape, batch.targets.shape) == ((2, 3, 48, 64), (2, 48, 64))
+    truth = next(task.batches("val", (48, 64), Loading(2), Recipe(test_scales=(1.0, 1.5)))).targets
+    assert [tuple(labels.shape) for labels in truth.labels] == [(48, 64)] * 2
+    assert truth.sizes == (((48, 64),) * 2, ((72, 96),) * 2)
 
 
 @pytest.mark.parametrize("name", HEADS)
