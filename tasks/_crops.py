@@ -40,7 +40,7 @@ def training_crop(
 
 
 def distorted(picture: Picture, strength: float, random: np.random.Generator) -> Picture:
-    """Return the picture with brightness, contrast and saturation changed by up to ``strength``, hue by a fifth of it."""
+    """Return the picture with brightness, contrast, saturation changed by up to ``strength``, hue by a fifth of it."""
     from torchvision.transforms import v2  # takes seconds
 
     jitter = v2.ColorJitter(strength, strength, strength, min(strength / 5, 0.5))
