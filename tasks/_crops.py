@@ -40,11 +40,7 @@ def training_crop(
 
 
 def distorted(picture: Picture, strength: float, random: np.random.Generator) -> Picture:
-<<<<<<< HEAD
-    """Return the picture of another brightness, contrast and saturation, by up to ``strength``, and hue, by a fifth."""
-=======
     """Return the picture with brightness, contrast, saturation changed by up to ``strength``, hue by a fifth of it."""
->>>>>>> segmentation
     from torchvision.transforms import v2  # takes seconds
 
     jitter = v2.ColorJitter(strength, strength, strength, min(strength / 5, 0.5))

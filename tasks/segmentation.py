@@ -20,11 +20,8 @@ from attnbench.recipe import Recipe
 from attnbench.registry import task
 from attnbench.task_contract import Batch, Loading, Split
 
-<<<<<<< HEAD
-from ._check_label_maps import check
-=======
 from ._augmentation import normalised
->>>>>>> segmentation
+from ._check_label_maps import check
 from ._crops import distorted, inference_size, resized, training_crop
 from ._iou import IGNORE, MeanIou, Truth
 from ._label_maps import LabelMaps
