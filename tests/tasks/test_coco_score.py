@@ -43,7 +43,11 @@ def drawn_images(seed: int, count: int, masks: bool) -> list[Image]:
         truths = []
         for box in boxes[: random.integers(0, 6)]:
             number += 1
-            entry = {"id": number, "image_id": int(image_id), "category_id": int(random.choice(CATEGORIES))}
+            entry: dict[str, Any] = {
+                "id": number,
+                "image_id": int(image_id),
+                "category_id": int(random.choice(CATEGORIES)),
+            }
             entry |= {"bbox": box.tolist(), "area": float(box[2] * box[3] * random.uniform(0.3, 1))}
             entry["iscrowd"] = int(random.random() < 0.2)
             entry["segmentation"] = box_mask(box) if masks else []

@@ -44,7 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "annotations").mkdir()
     for split in ("train", "val"):
         (path / "images" / split).mkdir(parents=True)
-        images, annotations = [], []
+        images: list[Any] = []
+        annotations: list[Any] = []
         random = np.random.default_rng(split == "val")
         for index, (width, height) in enumerate(SIZES):
             pixels = np.full((height, width, 3), 90, dtype=np.uint8)
@@ -52,7 +53,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 kind = int(random.integers(2))
                 pixels[top : top + high, left : left + wide, kind] = 250
                 ring = [left, top, left + wide, top, left + wide, top + high, left, top + high]
-                entry = {"id": len(annotations) + 1, "image_id": index, "category_id": (4, 9)[kind], "iscrowd": 0}
+                entry: dict[str, Any] = {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": (4, 9)[kind],
+                    "iscrowd": 0,
+                }
                 entry |= {"bbox": [left, top, wide, high], "area": wide * high, "segmentation": [ring]}
                 annotations.append(entry)
             Image.fromarray(pixels).save(path / "images" / split / f"{index}.png")
