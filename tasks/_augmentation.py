@@ -68,9 +68,7 @@ def _rand_augment(word: str, side: int) -> Callable[[Image.Image], Image.Image]:
     try:
         made: Callable[[Image.Image], Image.Image] = rand_augment_transform(word, settings)
     except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(
-            f"recipe.rand_augment {word!r} is not a word of timm's, such as rand-m9-mstd0.5-inc1"
-        ) from error
+        raise UserError(f"recipe.rand_augment {word!r} is no word of timm, such as rand-m9-mstd0.5-inc1") from error
     return made
 
 

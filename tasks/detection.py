@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attnbench.errors import UserError, unknown
+from attnbench.errors import unknown
 from attnbench.recipe import Recipe
 from attnbench.registry import task
 from attnbench.task_contract import Batch, Loading, Split
 
 from ._augmentation import MEAN, STD
+from ._check_coco import check
 from ._coco import Coco
 from ._coco_score import CocoScore, Found
 from ._examples import Source
@@ -27,6 +28,7 @@ from ._loading import Draw, load_batches
 from ._mask_rcnn import RegionHead
 from ._retinanet import RetinaNetHead
 from ._run_lengths import encoded
+from ._shapes_objects import ShapesObjects
 
 MULTIPLE = 32  # pixels: one token of the last stage
 INSIDE = 0.5  # probability from which on a pixel is the object's
@@ -40,10 +42,11 @@ class Detection:
 
     headline: ClassVar[str] = "box_ap"
     heads: ClassVar[tuple[str, ...]] = ("retinanet", "mask_rcnn", "faster_rcnn")
+    check = staticmethod(check)
 
     def __init__(self, data: str | None, head: str | None = None) -> None:
         masks = _known(head) == "mask_rcnn"
-        self.source: Source = _embedded(masks) if data is None else Coco(Path(data), masks)
+        self.source: Source = ShapesObjects(masks) if data is None else Coco(Path(data), masks)
         self.identity = self.source.identity
         self.num_classes = len(self.source.classes)
         self.train_images = self.source.count("train")
@@ -165,9 +168,3 @@ def _known(head: str | None) -> str:
     if head is not None and head not in Detection.heads:
         raise unknown("head of detection", head, Detection.heads)
     return Detection.heads[0] if head is None else head
-
-
-def _embedded(masks: bool) -> Source:
-    """Return the embedded scenes."""
-    del masks
-    raise UserError("detection has no embedded data yet: name a folder of COCO's format")

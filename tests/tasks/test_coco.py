@@ -18,6 +18,7 @@ from attnbench.errors import UserError
 
 Coco: Any = importlib.import_module("attnbench.tasks._coco").Coco
 file_module: Any = importlib.import_module("attnbench.tasks._coco_file")
+run_lengths: Any = importlib.import_module("attnbench.tasks._run_lengths")
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "detection"
 SQUARE = [[4, 4, 14, 4, 14, 14, 4, 14]]
@@ -204,6 +205,37 @@ def test_a_broken_entry_is_named_in_one_line(tmp_path: Path, kind: str, split: s
     assert f"instances_{split}.json" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 60) | st.floats() | st.sampled_from(["", "7", "~~", "o", "01"]),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANYTHING, st.integers(0, 10**6), st.booleans())
+def test_whatever_stands_in_a_file_is_read_or_refused(value: Any, seed: int, masks: bool) -> None:
+    random, data = np.random.default_rng(seed), content("train")
+    place: Any = data
+    while True:  # go down to anywhere, and put the value there
+        key = list(place)[random.integers(len(place))] if isinstance(place, dict) else int(random.integers(len(place)))
+        if not isinstance(place[key], dict | list) or random.random() < 0.2:
+            break
+        place = place[key]
+    place[key] = value
+    try:
+        parsed = file_module.parse(Path("a.json"), json.dumps(data).encode(), masks)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert "a.json" in str(error)
+        return
+    for entry in parsed.images:  # what is accepted does not trouble COCO's C code
+        for item in entry.annotations if masks else ():
+            pixels = run_lengths.decoded(item["segmentation"], entry.size)
+            assert pixels.shape == entry.size
+            assert pixels.max() <= 1
 
 
 @pytest.mark.parametrize(

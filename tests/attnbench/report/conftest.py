@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from attnbench.config import Recipe, Timing
+from attnbench.config import Timing
+from attnbench.recipe import Recipe
 from attnbench.record import Cell, Measurement, Record, Status
 
 Resolution = tuple[int, int]
@@ -44,7 +45,7 @@ def cost_records(cell: Cell, slow: float, reference: str, batch_size: int) -> li
 
 def scored_records(cell: Cell, score: float, seed: int, trained: Resolution) -> list[Record]:
     accuracy = replace(
-        cell, probe="accuracy", seed=seed, train_resolution=trained, recipe=asdict(Recipe()), data="made-up.v1"
+        cell, probe="accuracy", seed=seed, train_resolution=trained, recipe=Recipe().to_json(), data="made-up.v1"
     )
     training = replace(accuracy, probe="training", resolution=trained)
     measured = Measurement("top1", score, "1", score - 0.02, score + 0.02)
