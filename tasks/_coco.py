@@ -21,6 +21,7 @@ from ._coco_file import AnnotationFile, ImageEntry, parse
 from ._examples import Example, Truth
 from ._folder import UNREADABLE, _rgb, _unreadable
 from ._framing import fitted
+from ._run_lengths import decoded
 
 LAYOUT = "expected annotations/instances_train*.json and annotations/instances_val*.json"
 
@@ -74,7 +75,7 @@ class Coco:
         corners = np.array([item["bbox"] for item in objects], dtype=np.float64).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
         labels = np.array([self._labels[item["category_id"]] for item in objects], dtype=np.int64)
-        masks = _decoded(objects, entry.size) if self._masks else None
+        masks = _masks(objects, entry.size) if self._masks else None
         return Example(
             picture, entry.size, corners, labels, masks, Truth(entry.image_id, entry.size, entry.annotations)
         )
@@ -149,22 +150,9 @@ def _load(path: Path, size: tuple[int, int], least: tuple[int, int]) -> NDArray[
         raise _unreadable(path, error) from error
 
 
-def _decoded(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _masks(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the masks of ``objects`` (N, H, W)."""
-    from pycocotools import mask
-
     found = np.zeros((len(objects), *size), dtype=np.uint8)
-    for index, item in enumerate(objects):
-        found[index] = mask.decode(run_lengths(item["segmentation"], size))
+    for mask, item in zip(found, objects, strict=True):
+        mask[:] = decoded(item["segmentation"], size)
     return found
-
-
-def run_lengths(segmentation: Any, size: tuple[int, int]) -> Any:
-    """Return polygons or run lengths as COCO's compressed run lengths."""
-    from pycocotools import mask
-
-    if isinstance(segmentation, list):
-        return mask.merge(mask.frPyObjects(segmentation, *size))
-    if isinstance(segmentation["counts"], list):
-        return mask.frPyObjects(segmentation, *size)
-    return segmentation

@@ -88,7 +88,7 @@ def objects(example: Example, frame: Frame) -> dict[str, Tensor]:
     from torchvision.transforms.v2 import InterpolationMode
 
     masks = _shown(torch.from_numpy(example.masks[kept]), frame, InterpolationMode.NEAREST)
-    seen = masks.flatten(1).any(dim=1)
+    seen = masks.flatten(1).any(dim=1).bool()  # of bytes it is bytes
     return {name: tensor[seen] for name, tensor in {**found, "masks": masks}.items()}
 
 

@@ -27,6 +27,7 @@ from ._framing import drawn, objects, plain, view
 from ._loading import Draw, load_batches
 from ._mask_rcnn import RegionHead
 from ._retinanet import RetinaNetHead
+from ._run_lengths import encoded
 from ._shapes_objects import ShapesObjects
 
 MULTIPLE = 32  # pixels: one token of the last stage
@@ -154,13 +155,12 @@ def _original(found: dict[str, Tensor], size: tuple[int, int], original: tuple[i
 
 def _pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> tuple[dict[str, Any], ...]:
     """Return masks (N, 1, 28, 28) in their boxes (N, 4) as run lengths; one at a time, for whole ones are large."""
-    from pycocotools import mask
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
     runs = []
     for probabilities, box in zip(masks.float(), boxes.float(), strict=True):
         whole = paste_masks_in_image(probabilities[None], box[None], size)[0, 0]
-        runs.append(mask.encode(np.asfortranarray((whole >= INSIDE).numpy().astype(np.uint8))))
+        runs.append(encoded((whole >= INSIDE).numpy()))
     return tuple(runs)
 
 
