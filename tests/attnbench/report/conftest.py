@@ -110,7 +110,7 @@ def trained() -> Callable[..., list[Record]]:
         value: float | None = None,  # of the scores; None: the mean of the outcomes
         **common: Any,
     ) -> list[Record]:
-        shared = {"size": "nano", "device": "cpu", "precision": "fp32", "threads": 2, "num_classes": 10}
+        shared: dict[str, Any] = {"size": "nano", "device": "cpu", "precision": "fp32", "threads": 2, "num_classes": 10}
         shared |= {"task": "classification", "data": "made-up.v1", "recipe": Recipe().to_json()}
         shared |= {"resolution": SMALL, "train_resolution": SMALL, **common}
         made = []

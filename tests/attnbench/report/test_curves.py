@@ -30,7 +30,7 @@ def drawn(records: list[Record]) -> Figure:
     return figures(rows(records), spreads(records), of(records))["curves"]
 
 
-def lines(axes: Axes) -> list[tuple[list[float], list[float]]]:
+def lines(axes: Axes) -> list[Any]:
     return [(np.asarray(one.get_xdata()).tolist(), np.asarray(one.get_ydata()).tolist()) for one in axes.lines]
 
 
@@ -97,7 +97,7 @@ def test_means_are_drawn_over_images_seen_with_a_band_from_least_to_greatest(tra
         ([100, 200, 300], pytest.approx([10, 20, 30])),
     ]
     (band,) = axes.collections
-    corners = band.get_paths()[0].vertices  # type: ignore[attr-defined]
+    corners = np.asarray(band.get_paths()[0].vertices)
     assert {(x, round(y, 6)) for x, y in corners.tolist()} >= {(100, 20), (100, 30), (300, 60), (300, 80)}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("training images seen", "validation top-1 (%)")
     note = figure.get_supxlabel()

@@ -46,6 +46,16 @@ def test_the_same_seed_gives_the_same_interval_and_equal_values_one_of_no_width(
     assert resampled_mean(np.full(5, 0.25), 0) == (0.25, 0.25)
 
 
+def test_the_bootstrap_is_scipys_in_one_piece_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).choice([-1, -0.5, 0, 0, 0.5], 300)
+    found = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=1)
+    expected = (found.confidence_interval.low, found.confidence_interval.high)
+    width = expected[1] - expected[0]
+    assert resampled_mean(values, 0) == pytest.approx(expected, abs=0.05 * width)  # 2,000 draws place an end that well
+    monkeypatch.setattr("attnbench.report.images._AT_ONCE", 4 * 300)
+    assert resampled_mean(values, 0) == pytest.approx(expected, abs=0.05 * width)
+
+
 def test_nineteen_intervals_of_twenty_cover_the_true_mean() -> None:
     generator = np.random.default_rng(0)
     covered = 0
