@@ -70,11 +70,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def build(head: str | None, seed: int = 0, size: str = "nano") -> Any:
-    torch.manual_seed(seed)
-    return build_model(
-        "identity", size, resolution=(SIDE, SIDE), head=lambda channels: Detection.head(channels, 2, head)
-    )
+def build(head: str | None, size: str = "nano", classes: int = 2) -> Any:
+    torch.manual_seed(0)
+    side = (SIDE, SIDE)
+    return build_model("identity", size, resolution=side, head=lambda channels: Detection.head(channels, classes, head))
 
 
 def training(data: Path, head: str, count: int = 2, recipe: Recipe | None = None, **loading: Any) -> Batch:
