@@ -242,6 +242,23 @@ def test_detections_lie_in_the_original_image_and_are_at_most_a_hundred(data: Pa
     assert len(score.outcomes) == len(SIZES)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_nothing_is_detected_in_the_padding_and_the_batchs_other_images_change_nothing(data: Path, head: str) -> None:
+    """Padding itself is not without effect: convolutions and attention read it, as they do in the papers' models."""
+    task, model = Detection(str(data), head), build(head).eval()
+    for item in model.modules():
+        item.score_thresh = 0.0
+    batch = next(iter(task.batches("val", (SIDE, SIDE), Loading(3), Recipe())))  # lying, upright, lying
+    sizes = [target["size"] for target in batch.targets]
+    with torch.no_grad():
+        together = model.head.detections(model.stages(batch.images), sizes)
+        for index, (height, width) in enumerate(sizes):
+            alone = model.head.detections(model.stages(batch.images[index : index + 1]), [(height, width)])[0]
+            assert (together[index]["boxes"] <= torch.tensor([width, height] * 2)).all()
+            # Boxes of scores that are nearly equal may change places by rounding; their scores hardly change.
+            torch.testing.assert_close(alone["scores"][:5], together[index]["scores"][:5], rtol=1e-3, atol=1e-5)
+
+
 class Oracle(nn.Module):
     """A model whose head finds each object where validation shows it."""
 
