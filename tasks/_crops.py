@@ -5,9 +5,10 @@ bilinearly and with antialiasing by Pillow, which computes the crop alone; a lab
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from ._loading import seeded
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 Labels = NDArray[np.int16]  # (h, w)
@@ -39,12 +40,11 @@ def training_crop(
 
 
 def distorted(picture: Picture, strength: float, random: np.random.Generator) -> Picture:
-    """Return the picture of another brightness, contrast and saturation, by up to ``strength``, and hue, by a fifth."""
+    """Return the picture with brightness, contrast, saturation changed by up to ``strength``, hue by a fifth of it."""
     from torchvision.transforms import v2  # takes seconds
 
     jitter = v2.ColorJitter(strength, strength, strength, min(strength / 5, 0.5))
-    with torch.random.fork_rng(devices=()):  # torchvision draws from the global generator of the CPU
-        torch.default_generator.manual_seed(int(random.integers(2**63)))
+    with seeded(random):
         return np.asarray(jitter(Image.fromarray(picture)))
 
 

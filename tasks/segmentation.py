@@ -4,10 +4,8 @@ Training sees random crops of randomly resized images. Validation sees each imag
 resolution, and is scored at the label map's own size.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,25 +14,23 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from attnbench.errors import UserError, unknown
+from attnbench.errors import unknown
 from attnbench.recipe import Recipe
 from attnbench.registry import task
 from attnbench.task_contract import Batch, Loading, Split
 
+from ._augmentation import normalised
 from ._check_label_maps import check
 from ._crops import distorted, inference_size, resized, training_crop
 from ._iou import IGNORE, MeanIou, Truth
 from ._label_maps import LabelMaps
+from ._loading import Draw, load_batches
 from ._semantic_fpn import SemanticFpn
 from ._shapes_labels import ShapesLabels
 from ._sliding import aligned, in_windows, most_likely, whole
 from ._upernet import UperNet
 
-MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, RGB
-STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-ORDER, IMAGE = 0, 1  # what a stream of random numbers is for: the first word of its seed
 AUXILIARY = 0.4  # weight of the auxiliary head's loss
 WINDOWS = 8  # sliding windows that are run together
 HEADS = {"upernet": UperNet, "semantic_fpn": SemanticFpn}
@@ -94,15 +90,12 @@ class Segmentation:
         Raises:
             UserError: fewer training samples than one batch; a file that cannot be read or does not fit, named.
         """
-        examples = _Examples(self.source, split, resolution, loading.seed, recipe)
-        loader = DataLoader(
-            examples,
-            batch_sampler=_cut(self.source.count(split), split, loading),
-            num_workers=loading.workers,
-            collate_fn=examples.collate,
-            generator=torch.Generator().manual_seed(loading.seed),  # the loader's own draw, else from the caller's
-        )
-        return _delivered(loader)
+        if split == "train":
+            training = _Training(self.source, resolution, recipe, loading.seed)
+            count = self.train_images
+            return load_batches(split, count, loading, training, _training_batch, recipe.repeats)
+        testing = _Validation(self.source, resolution, recipe.test_scales)
+        return load_batches(split, self.source.count(split), loading, testing, _validation_batch)
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:  # noqa: ARG002  # the contract's
         """Return the mean over images and pixels of the cross-entropy, ignored pixels counting as zero, in float32.
@@ -137,72 +130,61 @@ class Segmentation:
         return MeanIou(self.source.classes)
 
 
-@dataclass(frozen=True)
-class _Example:
-    """One image as it goes into a batch: at one size in training, at each test scale in validation."""
-
-    views: tuple[Tensor, ...]  # (3, H, W), normalised
-    labels: Tensor  # (h, w), int16
-
-
-_Item = _Example | UserError  # an error travels as a value: the loader would bury it in a traceback
-
-
-@dataclass(frozen=True)
-class _Examples(Dataset[_Item]):
-    """Examples by (epoch, index)."""
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """Crops: a view (3, H, W), normalised, and labels (H, W), int16."""
 
     source: Source
-    split: Split
     resolution: tuple[int, int]
-    seed: int
     recipe: Recipe
+    seed: int
 
-    def __getitem__(self, key: tuple[int, int]) -> _Item:
-        try:
-            return self._trained(*key) if self.split == "train" else self._tested(key[1])
-        except UserError as error:
-            return error
-
-    def collate(self, items: list[_Item]) -> Batch | UserError:
-        """Return the batch of the items, or the first error among them."""
-        good: list[_Example] = []
-        for item in items:
-            if isinstance(item, UserError):
-                return item
-            good.append(item)
-        if self.split == "train":
-            labels = torch.stack([example.labels.long() for example in good])
-            return Batch(torch.stack([example.views[0] for example in good]), labels)
-        scales = list(zip(*(example.views for example in good), strict=True))
-        sizes = tuple(tuple(_size(view) for view in views) for views in scales)
-        first, *rescaled = (_stacked(views) for views in scales)
-        return Batch(first, Truth(tuple(example.labels for example in good), sizes, self.resolution, tuple(rescaled)))
-
-    def _trained(self, epoch: int, index: int) -> _Example:
-        random = np.random.default_rng([IMAGE, self.seed, epoch, index])
+    def __call__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        random = draw.random(self.seed)
         scale = float(random.uniform(*self.recipe.scales))
-        picture, labels = self.source.example("train", index, self.resolution, scale)
+        picture, labels = self.source.example("train", draw.index, self.resolution, scale)
         picture, labels = training_crop(picture, labels, self.resolution, scale, random)
         if random.random() < self.recipe.flip:
             picture, labels = picture[:, ::-1], labels[:, ::-1]
         if self.recipe.color_jitter:
             picture = distorted(picture, self.recipe.color_jitter, random)
-        view = _filled(_normalised(picture), self.resolution, 0)
-        return _Example((view,), _filled(torch.from_numpy(labels.copy()), self.resolution, IGNORE))
-
-    def _tested(self, index: int) -> _Example:
-        scales = self.recipe.test_scales
-        picture, labels = self.source.example("val", index, self.resolution, max(scales))
-        sizes = [inference_size(labels.shape, self.resolution, scale) for scale in scales]
-        views = tuple(_normalised(resized(picture, size)) for size in sizes)
-        return _Example(views, torch.from_numpy(labels))
+        view = _filled(normalised(picture), self.resolution, 0)
+        return view, _filled(torch.from_numpy(labels.copy()), self.resolution, IGNORE)
 
 
-def _normalised(picture: NDArray[np.uint8]) -> Tensor:
-    """Return the picture as (3, H, W), by ImageNet's mean and standard deviation."""
-    scaled = (picture.astype(np.float32) - 255 * MEAN) / (255 * STD)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A whole image."""
+
+    views: tuple[Tensor, ...]  # at each test scale: (3, H, W), normalised
+    labels: Tensor  # (h, w), int16
+    resolution: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Validation:
+    """Whole images at the test scales."""
+
+    source: Source
+    resolution: tuple[int, int]
+    scales: tuple[float, ...]
+
+    def __call__(self, draw: Draw) -> _Tested:
+        picture, labels = self.source.example("val", draw.index, self.resolution, max(self.scales))
+        sizes = [inference_size(labels.shape, self.resolution, scale) for scale in self.scales]
+        views = tuple(normalised(resized(picture, size)) for size in sizes)
+        return _Tested(views, torch.from_numpy(labels), self.resolution)
+
+
+def _training_batch(items: list[tuple[Tensor, Tensor]]) -> Batch:
+    return Batch(torch.stack([view for view, _ in items]), torch.stack([labels.long() for _, labels in items]))
+
+
+def _validation_batch(items: list[_Tested]) -> Batch:
+    scales = list(zip(*(item.views for item in items), strict=True))
+    sizes = tuple(tuple(_size(view) for view in views) for views in scales)
+    first, *rescaled = (_stacked(views) for views in scales)
+    return Batch(first, Truth(tuple(item.labels for item in items), sizes, items[0].resolution, tuple(rescaled)))
 
 
 def _stacked(views: Sequence[Tensor]) -> Tensor:
@@ -247,32 +229,3 @@ def _logits(model: nn.Module, images: Tensor, window: tuple[int, int], slide: bo
     else:
         logits = whole(model, images)
     return logits.flip(3) if mirrored else logits
-
-
-def _cut(count: int, split: Split, loading: Loading) -> Iterator[list[tuple[int, int]]]:
-    """Yield what each batch of this process holds, as (epoch, index)."""
-    size = loading.batch_size
-    if split == "train":
-        samples = count if loading.samples is None else loading.samples
-        whole_batches = samples // (size * loading.ranks) * size * loading.ranks
-        if not whole_batches:
-            raise UserError(f"{samples} training samples are fewer than one batch of {size * loading.ranks}")
-        draws: Iterator[tuple[int, int]] = islice(_shuffled(count, loading.seed), whole_batches)
-    else:
-        draws = ((0, index) for index in range(count))
-    groups = iter(lambda: list(islice(draws, size)), [])
-    return islice(groups, loading.skip * loading.ranks + loading.rank, None, loading.ranks)
-
-
-def _shuffled(count: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Yield (epoch, index) without end, each epoch in an order of its own."""
-    for epoch in itertools.count():
-        order = np.random.default_rng([ORDER, seed, epoch]).random(count).argsort(kind="stable")
-        yield from ((epoch, int(index)) for index in order)
-
-
-def _delivered(loader: DataLoader[_Item]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch

@@ -6,7 +6,7 @@ import numpy as np
 
 from attnbench.measure.statistics import LEVEL, RESAMPLES
 from attnbench.record import Measurement
-from attnbench.report.bootstrap import Floats
+from attnbench.report.bootstrap import TAILS, Floats
 
 PER_IMAGE = "per image"  # kind of a measurement whose samples are outcomes, 0 to 1, in the order of the split
 
@@ -47,16 +47,15 @@ def interval(item: Measurement, seed: int) -> tuple[float, float] | None:
 
 
 def resampled_mean(values: Floats, seed: int) -> tuple[float, float]:
-    """Return the bootstrap's 95 % interval, by percentiles, of the mean of two or more values."""
-    from scipy.stats import bootstrap
+    """Return the bootstrap's 95 % interval, by percentiles, of the mean of two or more values.
 
-    found = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=max(1, _AT_ONCE // len(values)),
-        confidence_level=LEVEL,
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    How often each distinct value is drawn is multinomial: the same draws as of single images, in much less time where
+    50,000 images have a few outcomes.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    generator, count = np.random.default_rng(seed), len(values)
+    at_once = max(1, _AT_ONCE // len(distinct))
+    sizes = [min(at_once, RESAMPLES - done) for done in range(0, RESAMPLES, at_once)]
+    means = [generator.multinomial(count, counts / count, size) @ distinct / count for size in sizes]
+    low, high = np.quantile(np.concatenate(means), TAILS)
+    return float(low), float(high)

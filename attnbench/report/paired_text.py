@@ -55,7 +55,7 @@ def _race(found: Compared) -> Iterator[str]:
         exact = all(pair.averages for pair in pairs)
         count = " to ".join(map(str, sorted({pair.images for pair in pairs})))
         if not exact:
-            yield f"The difference is one of outcomes per image, which do not average to {what}: it is not a difference in {what}."
+            yield f"It is a difference of outcomes per image, which do not average to {what}, and not one of {what}."
         header = [
             *("mechanism", f"{what if exact else 'outcome'} difference", "[95 %] over images", "[95 %] over seeds"),
             *(f"images better / worse, of {count}", "seeds", "p", "verdict"),

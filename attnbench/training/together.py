@@ -50,10 +50,8 @@ def joined(rank: int, ranks: int, device: torch.device, folder: Path) -> Iterato
     store = FileStore(str(folder / "store"), ranks)
     backend = "nccl" if device.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
-    try:
-        yield Together(_accelerator(device))
-    finally:
-        torch.distributed.destroy_process_group()
+    yield Together(_accelerator(device))
+    torch.distributed.destroy_process_group()  # not after an error: the others would tell of a lost partner first
 
 
 def _accelerator(device: torch.device) -> Any:

@@ -40,6 +40,7 @@ class Noise:
     closed = 0  # iterators that were ended
 
     def batches(self, split: Split, resolution: tuple[int, int], loading: Loading, recipe: Recipe) -> Iterator[Batch]:
+        del recipe
         samples = (loading.samples or self.train_images) if split == "train" else 10
         together = loading.batch_size * loading.ranks
         count = samples // together if split == "train" else -(-samples // together)
@@ -58,9 +59,11 @@ class Noise:
         return image * (float("nan") if place == self.poisoned else 1.0), int(random.integers(CLASSES))
 
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
+        del recipe
         return F.cross_entropy(model(batch.images).float(), batch.targets)
 
     def predict(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
+        del recipe
         logits: Tensor = model(batch.images)
         return logits
 
@@ -68,7 +71,7 @@ class Noise:
         return Errors()
 
 
-def _model(mechanism: str = "swin", drop_path: float = 0.0, **settings: Any) -> Any:
+def _model(mechanism: str = "identity", drop_path: float = 0.0, **settings: Any) -> Any:
     torch.manual_seed(0)
     return attnbench.build_model(
         mechanism,
@@ -87,7 +90,7 @@ def _train(model: nn.Module, task: Any, recipe: Recipe, **more: Any) -> Training
         "device": torch.device("cpu"),
         "autocast": None,
         "workers": 0,
-        "progress": lambda share: None,
+        "progress": print,
     }
     return train(model, task, recipe, **{**common, **more})
 

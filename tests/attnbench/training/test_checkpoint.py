@@ -100,7 +100,7 @@ write(Path({str(file)!r}), State(2, kept=1), {{"model": {{str(n): torch.rand(20_
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY  # of this process
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("step", [1, 2, 5, 6])
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
     step: int, noise: Any, make_model: Any, fit: Any, tmp_path: Path
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_checkpoint_is_written_when_it_is_due_before_each_evaluation_and_at_th
         ({"autocast": torch.bfloat16}, "precision was fp32, not torch.bfloat16"),
         ({"recipe": replace(SHORT, clip=2.0)}, r"recipe.clip was 1.0, not 2.0"),
         ({"identity": "noise.v2"}, "data was noise.v1, not noise.v2"),
-        ({"mechanism": "identity"}, r"shapes.\S+ was \S+, not None"),
+        ({"mechanism": "swin"}, r"shapes.\S+ was None, not \S+"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_and_the_difference_named(
@@ -173,6 +173,6 @@ def test_a_checkpoint_of_another_training_is_refused_and_the_difference_named(
     file = tmp_path / "state"
     fit(make_model(), noise, SHORT, checkpoint=file)
     noise.identity = changed.pop("identity", noise.identity)
-    recipe, model = changed.pop("recipe", SHORT), make_model(changed.pop("mechanism", "swin"))
+    recipe, model = changed.pop("recipe", SHORT), make_model(changed.pop("mechanism", "identity"))
     with pytest.raises(UserError, match=f"state' is of another training: {message}; delete it"):
         fit(model, noise, recipe, checkpoint=file, **changed)

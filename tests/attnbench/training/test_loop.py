@@ -2,6 +2,7 @@
 
 import copy
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,11 @@ def test_gradients_are_clipped_to_their_norm(noise: Any, make_model: Any, fit: A
 
 def test_accumulated_parts_are_the_whole_batch(noise: Any, make_model: Any, fit: Any) -> None:
     whole, parts = make_model().double(), make_model().double()
-    noise.loss = lambda model, batch, recipe: nn.functional.cross_entropy(model(batch.images.double()), batch.targets)
+
+    def loss(model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(batch.images.double()), batch.targets)
+
+    noise.loss = loss
     one = fit(whole, noise, SHORT)
     four = fit(parts, noise, replace(SHORT, accumulate=4))
     assert four.losses == pytest.approx(one.losses, rel=1e-10)
@@ -78,7 +83,11 @@ def test_accumulated_parts_are_the_whole_batch(noise: Any, make_model: Any, fit:
 def test_the_averaged_weights_are_the_mean_of_their_definition(noise: Any, make_model: Any, fit: Any) -> None:
     after: list[dict[str, torch.Tensor]] = []
     plain = make_model()
-    fit(plain, noise, SHORT, progress=lambda share: after.append(states(plain)))
+
+    def keep(share: float) -> None:
+        after.append(states(plain))
+
+    fit(plain, noise, SHORT, progress=keep)
     expected = after[0]
     for step, weights in enumerate(after[1:], 1):
         decay = min(0.7, 1 - (1 + step) ** (-2 / 3))  # timm's warm-up
@@ -93,9 +102,7 @@ def test_the_curve_holds_scores_evenly_spread_of_what_would_be_kept(noise: Any, 
     model, recipe = make_model(), replace(SHORT, evaluations=2, ema=0.5)
     training = fit(model, noise, recipe)
     assert [images for images, _ in training.curve] == [16, 32]
-    score = evaluate(
-        model, noise, recipe, resolution=(32, 32), device=CPU, autocast=None, workers=0, progress=lambda share: None
-    )
+    score = evaluate(model, noise, recipe, resolution=(32, 32), device=CPU, autocast=None, workers=0, progress=print)
     assert training.curve[-1][1] == score[0]
 
 
@@ -123,7 +130,7 @@ def test_every_step_has_random_numbers_of_its_own(noise: Any, make_model: Any, f
 
     def loss(model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor:
         drawn.append((torch.rand(1).item(), float(np.random.random()), random.random()))
-        return model(batch.images).mean()  # type: ignore[no-any-return]
+        return model(batch.images).mean()
 
     noise.loss = loss
     fit(make_model(), noise, replace(SHORT, accumulate=2))
@@ -146,7 +153,7 @@ def test_a_gradient_that_is_no_number_ends_the_training_before_the_weights_are_l
     noise: Any, make_model: Any, fit: Any
 ) -> None:
     def loss(model: nn.Module, batch: Any, recipe: Recipe) -> torch.Tensor:
-        return (model(batch.images) * 0).abs().sqrt().mean()  # type: ignore[no-any-return]
+        return (model(batch.images) * 0).abs().sqrt().mean()
 
     noise.loss = loss
     model = make_model()
@@ -175,8 +182,6 @@ def test_the_loader_is_ended_with_the_training_and_with_an_error(noise: Any, mak
 
 
 def test_the_wait_for_data_is_part_of_the_time_and_evaluation_is_not(noise: Any, make_model: Any, fit: Any) -> None:
-    import time
-
     example, predict = noise._example, noise.predict
 
     def slow(*words: Any) -> Any:
@@ -190,9 +195,7 @@ def test_the_wait_for_data_is_part_of_the_time_and_evaluation_is_not(noise: Any,
     noise._example, noise.predict = slow, slow_predict
     training = fit(make_model("identity"), noise, replace(SHORT, evaluations=1))
     assert 0.32 <= training.waiting <= training.seconds
-    begin = time.perf_counter()
-    assert training.seconds < training.waiting + 2.0
-    assert time.perf_counter() >= begin
+    assert training.seconds < training.waiting + 2.0  # the one batch of the one evaluation takes that long
 
 
 def test_progress_is_the_share_of_steps(noise: Any, make_model: Any, fit: Any) -> None:
@@ -217,7 +220,7 @@ def test_mixed_precision_trains_in_bf16_with_weights_in_fp32(noise: Any, make_mo
 
 
 def test_recomputed_activations_give_the_same_training(noise: Any, make_model: Any, fit: Any) -> None:
-    kept, recomputed = make_model(drop_path=0.5), make_model(drop_path=0.5)
+    kept, recomputed = make_model("swin", drop_path=0.5), make_model("swin", drop_path=0.5)
     one = fit(kept, noise, SHORT)
     other = fit(recomputed, noise, replace(SHORT, checkpointing=True))
     assert one.losses == other.losses
@@ -235,9 +238,9 @@ def test_an_evaluation_gives_the_outcome_of_every_image_in_order(noise: Any, mak
     metrics, outcomes = evaluate(
         model, noise, SHORT, resolution=(32, 32), device=CPU, autocast=None, workers=0, progress=signs.append
     )
-    expected = []
-    for batch in noise.batches("val", (32, 32), Loading(1), SHORT):
-        expected.append(float(copy.deepcopy(model).eval()(batch.images).argmax() == batch.targets[0]))
+    alone = copy.deepcopy(model).eval()
+    images = noise.batches("val", (32, 32), Loading(1), SHORT)
+    expected = [float(alone(batch.images).argmax() == batch.targets[0]) for batch in images]
     assert outcomes == expected
     assert metrics == {"top1": sum(expected) / 10}
     assert signs == [0.0]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_linear_falls_by_the_same_amount_in_every_step() -> None:
     recipe = Recipe(schedule="linear", warmup=0.0, final=0.2)
     found = [factor(recipe, step, 40) for step in range(40)]
     assert found[0] == 1
-    assert [before - after for before, after in zip(found, found[1:], strict=False)] == pytest.approx([0.8 / 40] * 39)
+    assert [before - after for before, after in pairwise(found)] == pytest.approx([0.8 / 40] * 39)
 
 
 def test_steps_are_a_tenth_from_the_end_of_the_eighth_and_the_eleventh_epoch_on() -> None:
