@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ._examples import Truth
 
 BOX_KEYS = ("box_ap", "box_ap50", "box_ap75", "box_ap_small", "box_ap_medium", "box_ap_large")  # in COCO's order
-MASK_KEYS = ("mask_ap", "mask_ap50", "mask_ap75")
+MASK_KEYS = tuple(name.replace("box", "mask") for name in BOX_KEYS)
 HALF = 0  # index of the IoU of .50
 ALL_AREAS = 0
 KEPT = 100  # detections of one image
