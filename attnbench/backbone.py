@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
@@ -76,6 +77,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture, self.channels = architecture, architecture.dims
+        self.checkpointing = False  # whether the backward pass recomputes each block instead of keeping what is in it
         depths, dims = architecture.depths, architecture.dims
         grids = architecture.grids(resolution)
         self.stem = architecture.stem.build(3, dims[0])
@@ -165,9 +167,16 @@ class Backbone(nn.Module):
                 x, token = self._with_token(x, cast(nn.ModuleList, blocks))
             else:
                 for block in cast(nn.ModuleList, blocks):
-                    x = block(x)
+                    x = self._run(block, x)
             maps.append(x)
         return maps, token
+
+    def _run(self, block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Call a block, keeping its inputs only where activations are recomputed (1604.06174); drops are the same."""
+        if self.checkpointing and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+            return recomputed
+        return block(*inputs)
 
     def _has_token(self, stage: int) -> bool:
         return self.architecture.class_token and stage == STAGES - 1
@@ -177,7 +186,7 @@ class Backbone(nn.Module):
         token = (self.class_token + self.class_position).expand(x.shape[0], -1, -1)
         tokens = torch.cat([token, x.flatten(1, 2)], dim=1)
         for block in blocks:
-            tokens = cast(Block, block).forward_tokens(tokens, 1, grid)
+            tokens = self._run(cast(Block, block).forward_tokens, tokens, 1, grid)
         return tokens[:, 1:].unflatten(1, grid), tokens[:, :1]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attnbench import __version__, compare_command, eval_command, predict_command, table_command
+from attnbench import __version__, compare_command, data_command, eval_command, predict_command, table_command
 from attnbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("attnbench", description="Compare attention mechanisms in one backbone.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"attnbench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="run | predict | table | eval | list | report | compare")
+    commands = parser.add_subparsers(
+        required=True, metavar="run | predict | table | eval | data | list | report | compare"
+    )
     run = commands.add_parser("run", help="measure, train, score, report", allow_abbrev=False)
     for flag, key, kind, metavar, text in FLAGS:
         more: dict[str, Any] = {"nargs": "?", "const": "on"} if kind == "switch" else {}
@@ -112,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(function=_report)
     table_command.add_parser(commands, _table)
     eval_command.add_parser(commands)
+    data_command.add_parser(commands)
     predict_command.add_parser(commands)
     compare_command.add_parser(commands, _compare)
     for command in (run, listing, report):
@@ -131,6 +134,8 @@ def _run(options: argparse.Namespace) -> int:
     if twice:
         raise UserError(f"{twice[0]} is given twice: by a flag and by {twice[0]}=...")
     config = replace(config, **flags, rerun=options.rerun or config.rerun)
+    if options.steps is not None and options.steps < 1:
+        raise UserError(f"--steps must be at least 1, not {options.steps}")
     own = {"steps": options.steps, "name": options.recipe}
     config = replace(config, recipe=config.recipe | {key: value for key, value in own.items() if value is not None})
     # Only now: these import torch, and a typing error should not wait for it.

@@ -59,7 +59,7 @@ def plan(config: RunConfig) -> Plan:
     for name, head in _heads(config, found).items():
         task = TASKS[name](config.data, head)
         common: dict[str, Any] = {"device": device, "threads": threads, "task": name, "head": head}
-        recipe = recipes.resolve(config.recipe, name, task.train_images)  # refused here, whatever is measured
+        recipe = recipes.chosen(config.recipe, name, task.train_images)  # refused here, whatever is measured
         if set(config.measure) & {"cost", "best_batch", *COSTS}:  # of the model with the task's head
             classes = config.num_classes or _classes(config, found, task)
             cells += _cost_cells(config, found, resolutions, common | {"num_classes": classes})

@@ -47,7 +47,8 @@ class Recipe:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Recipe":
         """Rebuild a recipe from a cell's."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        values: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in data.items()}
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """Return every value, as a cell keeps it."""

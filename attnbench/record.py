@@ -6,6 +6,7 @@ at a cell. Both go to JSON and back without loss. Standard library only.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -176,6 +177,13 @@ class Measurement:
         _refuse_unknown(cls, data)
         lists = {name: tuple(data.get(name, ())) for name in ("samples", "rounds", "times")}
         return cls(**{**data, **lists})
+
+
+def quantity(metric: str, value: float, **more: Any) -> Measurement:
+    """Return a measurement in the metric's own unit; what is no finite number is a ``ValueError``."""
+    if not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{metric} is {value!r}, which is no finite number")
+    return Measurement(metric, value, METRICS[metric].unit, **more)
 
 
 @dataclass(frozen=True, slots=True)

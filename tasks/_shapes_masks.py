@@ -51,4 +51,5 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     """Return the lengths of runs in COCO's order, down the columns, beginning with those that are not of the mask."""
     flat = np.concatenate([[False], mask.ravel(order="F"), [not mask[-1, -1]]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
-    return np.diff(edges, prepend=0).tolist()
+    lengths: list[int] = np.diff(edges, prepend=0).tolist()
+    return lengths

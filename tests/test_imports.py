@@ -10,12 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"errors", "names", "record", "config", "contract", "task_contract", "sizes"} | {"amounts", "capacity", "axes"},
+    {"errors", "names", "record", "config", "contract", "task_contract", "sizes"}
+    | {"amounts", "capacity", "axes"}
+    | {"recipe", "recipes", "data_report"},
     {"declarations", "registry", "layers", "architecture", "store", "environment", "hardware"},
     {
         "backbone",
         "measure",
-        "train",
+        "training",
         "plan",
         "report",
         "conf",
@@ -27,9 +29,9 @@ LAYERS = [
     }
     | {"checkpoints", "weights", "matching", "comparison"},
     {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_scoring", "table_command"}
-    | {"evaluation", "eval_command", "timm_models", "comparison_table", "compare_command"}
+    | {"evaluation", "eval_command", "timm_models", "comparison_table", "compare_command", "data_command"}
     | {"forecast", "predict_table", "predict_command"}
-    | {"allowance", "batch_search", "foresight", "listener", "runner"},
+    | {"allowance", "batch_search", "foresight", "listener", "runner", "cell_model", "learning"},
     {"progress", "table_timing", "cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -95,9 +97,11 @@ def test_the_packages_listed_for_installation_are_the_folders_that_hold_code() -
         "attnbench.store",
         "attnbench.report",
         "attnbench.listing",
+        "attnbench.recipes",
         "attnbench.eval_command",
         "attnbench.predict_command",
         "attnbench.compare_command",
+        "attnbench.data_command",
         "attnbench.comparison",
         "attnbench.comparison_table",
         "attnbench.report.growth_text",
