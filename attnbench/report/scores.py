@@ -46,5 +46,5 @@ def _score(entrant: Entrant, metric: str) -> Score | None:
     if seeds.count > 1:
         return Score(entrant, metric, seeds, seeds.interval, "seeds")
     record, item = measured[0]
-    own = images.interval(item, int(record.cell.key, 16)) if item is headline(record) else None
+    own = images.interval(item, int(record.cell.key, 16))
     return Score(entrant, metric, seeds, own, None if own is None else "images")

@@ -19,7 +19,7 @@ _WIDE: Final = 3  # metrics from which on their means get a table of their own
 _READING: Final = """\
 Means over seeds; all seeds of all mechanisms saw the same images in the same order, seed by seed. Brackets hold 95 %
 intervals. *Over seeds* (Student's) they say how far another training might be, on the same validation images. Of a
-single seed, which is indicative, they say *over images* how far another validation set might be: only of a headline
+single seed, which is indicative, they say *over images* how far another validation set might be: only of a score
 that is the mean of an outcome per image (Wilson's; a bootstrap's where outcomes are fractions), as top-1 is and mIoU
 and AP are not."""
 

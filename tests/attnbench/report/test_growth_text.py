@@ -54,6 +54,18 @@ def test_the_report_of_a_run_of_one_resolution_says_nothing_of_growth(
     assert tmp_path / "growth.csv" not in written
 
 
+def test_heads_of_a_task_are_never_compared(run: Run) -> None:
+    def of(head: str, mechanism: str) -> list[Record]:
+        found = run([mechanism], THREE)
+        return [replace(item, cell=replace(item.cell, task="detection", head=head)) for item in found]
+
+    found = growth([*of("retinanet", "focal"), *of("mask_rcnn", "swin")])
+    assert found.exponents
+    assert found.pairs == ()
+    assert section(found).count("Held equal: task detection \\(retinanet\\), size nano") == 1
+    assert {line["head"] for line in csv.DictReader(io.StringIO(to_csv(found)))} == {"retinanet", "mask_rcnn"}
+
+
 def test_the_csv_has_every_exponent_crossing_and_pair(run: Run) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(growth([bent(record) for record in run(resolutions=THREE)])))))
     counts = {what: [line["what"] for line in lines].count(what) for what in {line["what"] for line in lines}}

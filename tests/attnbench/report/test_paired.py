@@ -72,10 +72,11 @@ def test_a_difference_that_no_other_images_would_turn_is_told(trained: Trained, 
 
 
 def test_seeds_are_averaged_image_by_image_before_images_are_drawn(trained: Trained) -> None:
-    focal, swin = [[0.0, 0.0, 1.0], [0.0, 1.0, 1.0]], [[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    focal, swin = [[0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]], [[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]]
     (pair,) = of(trained(outcomes={"focal": focal, "swin": swin})).pairs
-    assert pair.seeds.values == pytest.approx((1 / 3, -1 / 3))
-    assert (pair.better_images, pair.worse_images) == (1, 2)  # means 1, -1/2, -1/2
+    assert pair.seeds.values == pytest.approx((0.5, 0.0))
+    assert (pair.better_images, pair.worse_images) == (2, 2)  # 1, -1/2, -1/2, 1
+    assert pair.test == "Student"
     assert pair.p_images == pytest.approx(stats.ttest_rel(np.mean(swin, axis=0), np.mean(focal, axis=0)).pvalue)
 
 
