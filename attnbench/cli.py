@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attnbench import __version__, compare_command, eval_command, predict_command, table_command
+from attnbench import __version__, compare_command, data_command, eval_command, predict_command, table_command
 from attnbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from attnbench.tables.measured import Interval, Key, Resolution
 
 OK, SOME_FAILED, USAGE, REGRESSION, INTERRUPTED = 0, 1, 2, 3, 130
-LISTS = ("mechanisms", "models", "tasks", "sizes", "presets")
+LISTS = ("mechanisms", "models", "tasks", "sizes", "presets", "recipes")
 # Flag, key of RunConfig, type, metavar, help.
 FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("--mechanisms", "mechanisms", "list", "A,B", "what to compare in one backbone; see: attnbench list mechanisms"),
@@ -27,11 +27,13 @@ FLAGS: tuple[tuple[str, str, Any, str, str], ...] = (
     ("--res", "resolutions", "list", "N,HxW", "resolutions in pixels, from 32 up"),
     ("--size", "size", str, "SIZE", "backbone: nano, tiny, small, base"),
     ("--tasks", "tasks", "list", "A,B", "see: attnbench list tasks"),
-    ("--data", "data", str, "PATH", "folder with train/<class>/* and val/<class>/*; without it, embedded data"),
+    ("--heads", "heads", "list", "A,B", "of tasks that have several, such as mask_rcnn or semantic_fpn"),
+    ("--data", "data", str, "PATH", "the task's data, see the README for formats; without it, embedded data"),
     ("--seeds", "seeds", int, "N", "how many trainings per mechanism"),
     ("--batch-size", "batch_size", int, "N", "images per batch of the cost measurements"),
     ("--threads", "threads", int, "N", "CPU threads of every worker; default: all cores"),
     ("--workers", "workers", int, "N", "processes that load data; default 0: the training process itself"),
+    ("--processes", "processes", int, "N", "that train one model together, a share of the batch each; default 1"),
     ("--device", "device", str, "NAME", "auto, cpu, cuda, cuda:N"),
     ("--precision", "precision", str, "A,B", "fp32, bf16, or both"),
     ("--compile", "compile", "switch", "off,on", "torch.compile in cost measurements, or both ways"),
@@ -90,13 +92,16 @@ def _parse(words: list[str]) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("attnbench", description="Compare attention mechanisms in one backbone.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"attnbench {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="run | predict | table | eval | list | report | compare")
+    commands = parser.add_subparsers(
+        required=True, metavar="run | predict | table | eval | data | list | report | compare"
+    )
     run = commands.add_parser("run", help="measure, train, score, report", allow_abbrev=False)
     for flag, key, kind, metavar, text in FLAGS:
         more: dict[str, Any] = {"nargs": "?", "const": "on"} if kind == "switch" else {}
         parse: Any = {"list": _comma_list, "switch": str}.get(kind, kind)
         run.add_argument(flag, dest=key, type=parse, metavar=metavar, help=text, **more)
-    run.add_argument("--steps", type=int, metavar="N", help="training steps, instead of recipe.samples")
+    run.add_argument("--recipe", metavar="NAME", help="how models are trained; see: attnbench list recipes")
+    run.add_argument("--steps", type=int, metavar="N", help="training steps, instead of the recipe's samples or epochs")
     run.add_argument("--preset", default="quick", metavar="NAME", help="quick (default) or paper")
     run.add_argument("--rerun", action="store_true", help="measure again what --out has already")
     run.add_argument("overrides", nargs="*", metavar="key=value", help="any key of the configuration")
@@ -109,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(function=_report)
     table_command.add_parser(commands, _table)
     eval_command.add_parser(commands)
+    data_command.add_parser(commands)
     predict_command.add_parser(commands)
     compare_command.add_parser(commands, _compare)
     for command in (run, listing, report):
@@ -122,15 +128,16 @@ def _run(options: argparse.Namespace) -> int:
 
     config = compose(options.preset, options.overrides)
     flags = {key: getattr(options, key) for _, key, *_ in FLAGS if getattr(options, key) is not None}
-    given = {*flags, *(["recipe.samples"] if options.steps is not None else [])}
-    twice = sorted(keys_of(options.overrides) & given)
+    amount = {"recipe.samples", "recipe.steps", "recipe.epochs"} if options.steps is not None else set()
+    name = {"recipe.name"} if options.recipe is not None else set()
+    twice = sorted(keys_of(options.overrides) & {*flags, *amount, *name})
     if twice:
         raise UserError(f"{twice[0]} is given twice: by a flag and by {twice[0]}=...")
     config = replace(config, **flags, rerun=options.rerun or config.rerun)
-    if options.steps is not None:
-        if options.steps < 1:
-            raise UserError(f"--steps must be at least 1, not {options.steps}")
-        config = replace(config, recipe=replace(config.recipe, samples=options.steps * config.recipe.batch_size))
+    if options.steps is not None and options.steps < 1:
+        raise UserError(f"--steps must be at least 1, not {options.steps}")
+    own = {"steps": options.steps, "name": options.recipe}
+    config = replace(config, recipe=config.recipe | {key: value for key, value in own.items() if value is not None})
     # Only now: these import torch, and a typing error should not wait for it.
     from attnbench.harness import run_cells
     from attnbench.progress import Progress

@@ -22,7 +22,7 @@ _SCALED: Final = {"s": ("ms", 1e3), "MAC": ("G", 1e-9), "B": ("MiB", 1 / MIB)}
 _LEAST_FIRST: Final = ("raw", "a", "b", "batch_size", "size", "precision")  # what a narrow terminal leaves out
 # What tells two cells apart beside probe, mechanism, settings and resolution.
 _TOLD_APART: Final = (
-    *("size", "batch_size", "precision", "device", "threads", "task", "seed", "train_resolution"),
+    *("size", "batch_size", "precision", "device", "threads", "task", "head", "seed", "train_resolution"),
     *("num_classes", "compile", "channels_last", "sdpa"),
 )
 

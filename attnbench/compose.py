@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from typing import Any, cast
 
+from attnbench import recipes
 from attnbench.config import RunConfig
 from attnbench.errors import UserError, unknown
 
@@ -72,10 +73,24 @@ def _override(word: str) -> str:
             if len(path) != 3:
                 raise UserError(f"override {word!r}: settings are written settings.<mechanism>.<setting>=value")
             return f"++{word}"
+        if name == "recipe":
+            return f"++{_recipe_word(path, word)}"
         if not is_dataclass(schema):
             if depth + 1 < len(path):
                 raise UserError(f"override {word!r}: {'.'.join(path[: depth + 1])} has no parts")
             return word
-    raise UserError(
-        f"override {word!r} sets a group; set one of its keys: {', '.join(item.name for item in fields(schema))}"
-    )
+    raise _group(word, [item.name for item in fields(schema)])
+
+
+def _recipe_word(path: list[str], word: str) -> str:
+    """Return ``word`` if it names a value of a recipe; recipes say what the value may be."""
+    known = recipes.keys()
+    if len(path) == 1:
+        raise _group(word, known)
+    if len(path) > 2 or path[1] not in known:
+        raise unknown("override", ".".join(path), [f"recipe.{name}" for name in known])
+    return word
+
+
+def _group(word: str, keys: list[str]) -> UserError:
+    return UserError(f"override {word!r} sets a group; set one of its keys: {', '.join(keys)}")

@@ -30,7 +30,7 @@ class RunConfig:
     tasks: list[str] = field(default_factory=lambda: ["classification"])
     data: str | None = None  # None: the task's embedded data
     num_classes: int | None = None  # of cost cells; None: as many as the data have; without data, models have 1000
-    head: str | None = None  # of the task, where it has several; None: its first
+    heads: list[str] = field(default_factory=list)  # of tasks that have several; where none is named, the first
     seeds: int = 1  # how many
     batch_size: int = 1  # of cost cells
     threads: int | None = None  # None: every core this process may use
@@ -47,7 +47,7 @@ class RunConfig:
     reference: str | None = None  # None: the first mechanism
     out: str | None = None
     rerun: bool = False
-    timeout: float = 3600.0  # seconds for one cell
+    timeout: float = 3600.0  # seconds for one cell; a training may take longer while it makes progress
     budget: str | None = None  # for the whole run: seconds, or such as 10m or 1h30m; what does not fit is skipped
     memory_limit: str | None = None  # for one cell: bytes, or such as 8GiB; None: what this machine has free
     cell_limit: float = 40.0  # without a budget: seconds that one cost cell may need at least, as predicted

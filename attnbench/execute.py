@@ -1,20 +1,13 @@
 """One cell in, its measurements out: what a worker process does when it is asked."""
 
-import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.backbone import build_model
-from attnbench.contenders import PUBLISHED, TIMM
+from attnbench.cell_model import DTYPES, cell_model
 from attnbench.errors import UnsupportedError
+from attnbench.learning import Context, Progress, accuracy, training
 from attnbench.measure.anchor import anchor
 from attnbench.measure.audit import audit
 from attnbench.measure.clock import Clock, sample, synchronizer
@@ -25,27 +18,12 @@ from attnbench.measure.memory import (
     RESERVED_KIND,
     inference_step,
     peak_memory,
+    stand_in_loss,
     training_step,
 )
-from attnbench.models import create_model
-from attnbench.plan import training_of
-from attnbench.recipe import Recipe
-from attnbench.record import METRICS, Cell, Measurement
-from attnbench.registry import MECHANISMS, TASKS
+from attnbench.record import Cell, Measurement, quantity
+from attnbench.registry import MECHANISMS
 from attnbench.sizes import SIZES
-from attnbench.train import evaluate, train
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Progress = Callable[[float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a cell needs and what does not decide its numbers."""
-
-    data: str | None  # where the data lie
-    weights: Path  # folder of trained weights
-    workers: int
 
 
 def measure(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
@@ -57,8 +35,8 @@ def measure(cell: Cell, context: Context, progress: Progress) -> tuple[Measureme
         "macs": lambda: _macs(cell),
         "memory_inference": lambda: _memory(cell),
         "memory_training": lambda: _memory(cell),
-        "training": lambda: _training(cell, context, progress),
-        "accuracy": lambda: _accuracy(cell, context, progress),
+        "training": lambda: training(cell, context, progress),
+        "accuracy": lambda: accuracy(cell, context, progress),
     }
     return probes[cell.probe]()
 
@@ -109,18 +87,6 @@ def timed_step(cell: Cell) -> tuple[Callable[[], object], str]:
     return with_kernel(make(model, images), cell.sdpa), kernel
 
 
-def quantity(metric: str, value: float, **more: Any) -> Measurement:
-    """Return a measurement in the metric's own unit; what is no finite number is a ``ValueError``."""
-    if not isinstance(value, float | int) or not math.isfinite(value):
-        raise ValueError(f"{metric} is {value!r}, which is no finite number")
-    return Measurement(metric, value, METRICS[metric].unit, **more)
-
-
-def weights_file(cell: Cell, folder: Path) -> Path:
-    """Return where the weights of the training behind ``cell`` lie."""
-    return folder / f"{training_of(cell).key}.safetensors"
-
-
 def _macs(cell: Cell) -> tuple[Measurement, ...]:
     with torch.device("meta"):
         model = cell_model(cell)
@@ -160,65 +126,7 @@ def _memory(cell: Cell) -> tuple[Measurement, ...]:
 
 def _training_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
     targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
-    return training_step(model, images, partial(F.cross_entropy, target=targets))
-
-
-def _training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
-    from safetensors.torch import save_file
-
-    model = _trainable(cell)
-    recipe = Recipe.from_json(cell.recipe or {})
-    device = torch.device(cell.device)
-    begin = time.perf_counter()
-    task = TASKS[cell.task or ""](context.data, cell.head)
-    autocast = _autocast(cell)
-    losses = train(model, task, recipe, cell.resolution, cell.seed or 0, device, autocast, context.workers, progress)
-    seconds = time.perf_counter() - begin
-    context.weights.mkdir(exist_ok=True)
-    final = weights_file(cell, context.weights)
-    partial = final.with_suffix(".partial")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, partial)
-    partial.replace(final)
-    tail = losses[-max(1, len(losses) // 10) :]
-    return (
-        quantity("train_loss", sum(tail) / len(tail), samples=tuple(losses)),
-        quantity("train_time", seconds),
-    )
-
-
-def _accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measurement, ...]:
-    from safetensors.torch import load_file
-
-    model = _trainable(cell)
-    model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
-    task = TASKS[cell.task or ""](context.data, cell.head)
-    recipe = Recipe.from_json(cell.recipe or {})
-    try:
-        scores = evaluate(
-            model, task, recipe, cell.resolution, torch.device(cell.device), _autocast(cell), context.workers, progress
-        )
-    except AssertionError as error:  # so timm's models say that they are bound to a resolution
-        if cell.size != TIMM:
-            raise
-        raise UnsupportedError(f"{cell.mechanism} at {cell.resolution}: {error}") from error
-    return tuple(quantity(name, value) for name, value in scores.items())
-
-
-def cell_model(cell: Cell, drop_path: float = 0.0) -> nn.Module:
-    """Return the model of a cell: one by name with its own classifier, or the uniform backbone with the task's head."""
-    resolution = cell.train_resolution or cell.resolution
-    if cell.size in (PUBLISHED, TIMM):
-        rate = {"drop_path" if cell.size == PUBLISHED else "drop_path_rate": drop_path} if drop_path else {}
-        return create_model(cell.mechanism, resolution, cell.num_classes, **{**rate, **cell.settings})
-    head = TASKS[cell.task or ""].head
-    return build_model(
-        cell.mechanism,
-        cell.size,
-        resolution=resolution,
-        drop_path=drop_path,
-        head=lambda channels: head(channels, cell.num_classes, cell.head),
-        **cell.settings,
-    )
+    return training_step(model, images, stand_in_loss(targets))
 
 
 def _cost_model(cell: Cell) -> tuple[nn.Module, Tensor]:
@@ -230,14 +138,3 @@ def _cost_model(cell: Cell) -> tuple[nn.Module, Tensor]:
     if cell.channels_last:
         return model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
     return model, images
-
-
-def _trainable(cell: Cell) -> nn.Module:
-    """Return the model of a training, its weights drawn by the cell's seed alone."""
-    torch.manual_seed(cell.seed or 0)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    return cell_model(cell, drop_path=(cell.recipe or {})["drop_path"]).to(cell.device)
-
-
-def _autocast(cell: Cell) -> torch.dtype | None:
-    return None if cell.precision == "fp32" else DTYPES[cell.precision]

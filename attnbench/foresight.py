@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import nn
 
+from attnbench.cell_model import DTYPES, cell_model
 from attnbench.errors import UserError
-from attnbench.execute import DTYPES, cell_model
 from attnbench.measure.macs import count_macs
 from attnbench.measure.prediction import KERNELS, Prediction, Predictor, Step
 from attnbench.record import Cell
@@ -114,14 +114,15 @@ def calibrate(device: str) -> float:
 
 def _batch(cell: Cell) -> int:
     if cell.probe == "training":
-        return int((cell.recipe or {})["batch_size"])
+        recipe = cell.recipe or {}
+        return int(recipe["batch_size"]) // int(recipe.get("accumulate", 1))
     return cell.batch_size or 1
 
 
 def _calls(cell: Cell) -> float:
     if cell.probe == "training":
         recipe = cell.recipe or {}
-        return float(recipe["samples"]) / float(recipe["batch_size"])
+        return float(recipe["samples"]) / _batch(cell)
     return CALLS.get(cell.probe, 0)
 
 

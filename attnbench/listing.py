@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from attnbench import recipes
 from attnbench.compose import presets
 from attnbench.published.catalogue import MODELS
 from attnbench.registry import MECHANISMS, TASKS, Registry
@@ -10,11 +11,13 @@ from attnbench.sizes import SIZES
 
 
 def listing(what: str) -> list[dict[str, Any]]:
-    """Return one object per mechanism, model, task, size or preset, each with its ``name``."""
+    """Return one object per mechanism, model, task, size, preset or recipe, each with its ``name``."""
     if what == "sizes":
         return [{"name": name, **asdict(size)} for name, size in SIZES.items()]
     if what == "presets":
         return [{"name": name} for name in presets()]
+    if what == "recipes":
+        return [{"name": name, "tasks": ", ".join(recipes.tasks(name))} for name in recipes.names()]
     if what == "models":
         return [{"name": name, "kind": model.kind, "config": model.config} for name, model in MODELS.items()]
     registry: Registry[Any] = MECHANISMS if what == "mechanisms" else TASKS

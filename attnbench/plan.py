@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from attnbench import recipes
 from attnbench.axes import suffix, variants, words
 from attnbench.config import RunConfig
-from attnbench.contenders import Contender, contenders, label_of, named_mechanisms
+from attnbench.contenders import TIMM, Contender, contenders, label_of, named_mechanisms
 from attnbench.environment import resolve_device, usable_cores
-from attnbench.errors import UserError
+from attnbench.errors import UserError, unknown
+from attnbench.recipe import Recipe
 from attnbench.record import Cell
 from attnbench.registry import TASKS
 from attnbench.task_contract import Task
@@ -52,20 +54,22 @@ def plan(config: RunConfig) -> Plan:
         threads=threads,
         reference=_reference(config, found),
     )
-    tasks = {name: TASKS[name](config.data) for name in config.tasks}
-    common: dict[str, Any] = {"device": device, "threads": threads}
     cells: list[tuple[str, Cell]] = []
-    for name, task in tasks.items():
+    notes: list[str] = []
+    for name, head in _heads(config, found).items():
+        task = TASKS[name](config.data, head)
+        common: dict[str, Any] = {"device": device, "threads": threads, "task": name, "head": head}
+        recipe = recipes.chosen(config.recipe, name, task.train_images)  # refused here, whatever is measured
         if set(config.measure) & {"cost", "best_batch", *COSTS}:  # of the model with the task's head
             classes = config.num_classes or _classes(config, found, task)
-            cells += _cost_cells(config, found, resolutions, common | {"task": name, "num_classes": classes})
+            cells += _cost_cells(config, found, resolutions, common | {"num_classes": classes})
         if "accuracy" in config.measure:
-            data = {"task": name, "data": task.identity, "num_classes": task.num_classes}
+            data = {"data": task.identity, "num_classes": task.num_classes, "recipe": recipe.to_json()}
             cells += _accuracy_cells(config, found, resolutions, common | data)
+            notes += _notes(config, task, recipe)
     labels = {cell.key: label for label, cell in cells}
     mechanisms = dict.fromkeys(module for item in found for module in item.modules)
-    notes = tuple(_notes(config, tasks)) if "accuracy" in config.measure else ()
-    return Plan(config, tuple(cell for _, cell in cells), labels, tuple(mechanisms), notes)
+    return Plan(config, tuple(cell for _, cell in cells), labels, tuple(mechanisms), tuple(notes))
 
 
 def training_of(cell: Cell) -> Cell:
@@ -79,16 +83,40 @@ def _classes(config: RunConfig, found: tuple[Contender, ...], task: Task) -> int
     return task.num_classes if data or not any(item.is_model for item in found) else IMAGENET
 
 
-def _notes(config: RunConfig, tasks: dict[str, Task]) -> Iterable[str]:
+def _heads(config: RunConfig, found: tuple[Contender, ...]) -> dict[str, str | None]:
+    """Return the head of each task: the one that is named, or its first; None where it has only one.
+
+    Raises:
+        UserError: data for several tasks, heads that no task or only one of two can have, models without stage maps.
+    """
+    if config.data is not None and len(config.tasks) > 1:
+        raise UserError(f"--data is for one task; run {' and '.join(config.tasks)} one after the other")
+    known = {name: tuple(getattr(TASKS[name], "heads", ())) for name in config.tasks}
+    for head in config.heads:
+        if not any(head in heads for heads in known.values()):
+            raise unknown(f"head of {', '.join(known)}", head, [item for heads in known.values() for item in heads])
+    chosen: dict[str, str | None] = {}
+    for name, heads in known.items():
+        named = [head for head in config.heads if head in heads]
+        if len(named) > 1:
+            raise UserError(f"heads: {' and '.join(named)} are both of {name}; a run has one head for a task")
+        chosen[name] = named[0] if named else next(iter(heads), None)
+    foreign = next((item.label for item in found if item.size == TIMM), None)
+    dense = next((name for name, head in chosen.items() if head is not None), None)
+    if foreign is not None and dense is not None:
+        raise UserError(f"{dense} needs the maps of four stages, which {foreign} does not give; compare it otherwise")
+    return chosen
+
+
+def _notes(config: RunConfig, task: Task, recipe: Recipe) -> Iterable[str]:
     """Say where a training of the user's own data is too short to compare anything."""
-    samples, size = config.recipe.samples, config.recipe.batch_size
-    for task in tasks.values():
-        if config.data is not None and samples < FEW_EPOCHS * task.train_images:
-            steps = math.ceil(FEW_EPOCHS * task.train_images / size)
-            yield (
-                f"recipe.samples={samples} are {samples / task.train_images:.1f} epochs of {task.train_images} images: "
-                f"enough to see it run, not to compare; --steps {steps} are {FEW_EPOCHS} epochs"
-            )
+    samples, size = recipe.samples, recipe.batch_size
+    if config.data is not None and samples < FEW_EPOCHS * task.train_images:
+        steps = math.ceil(FEW_EPOCHS * task.train_images / size)
+        yield (
+            f"recipe.samples={samples} are {samples / task.train_images:.1f} epochs of {task.train_images} images: "
+            f"enough to see it run, not to compare; --steps {steps} are {FEW_EPOCHS} epochs"
+        )
 
 
 def _reference(config: RunConfig, found: tuple[Contender, ...]) -> str:
@@ -135,7 +163,6 @@ def _cost_cells(
 def _accuracy_cells(
     config: RunConfig, found: tuple[Contender, ...], resolutions: list[tuple[int, int]], common: dict[str, Any]
 ) -> Iterable[tuple[str, Cell]]:
-    recipe = asdict(config.recipe)
     each = config.train_resolution == "each"
     smallest = min(resolutions, key=math.prod)
     chosen = smallest if each or config.train_resolution is None else parse_resolution(config.train_resolution)
@@ -150,7 +177,6 @@ def _accuracy_cells(
                     settings=contender.settings,
                     seed=seed,
                     train_resolution=item if each else chosen,
-                    recipe=recipe,
                     precision=precision,
                     **common,
                 )

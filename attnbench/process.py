@@ -189,9 +189,14 @@ class Worker:
         self._oom_kills = _oom_kills()
 
     def call(
-        self, request: str, *arguments: Any, timeout: float, progress: Callable[[float], None] | None = None
+        self,
+        request: str,
+        *arguments: Any,
+        timeout: float,
+        progress: Callable[[float], None] | None = None,
+        patient: bool = False,
     ) -> Any:
-        """Ask and wait, blocking, for the answer.
+        """Ask and wait, blocking, for the answer; if ``patient``, progress starts the timeout anew.
 
         Raises:
             WorkerError: the request failed, took longer than ``timeout`` seconds, or ended the process.
@@ -202,12 +207,15 @@ class Worker:
             while True:
                 if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
                     self.kill()
-                    raise WorkerError("timeout", f"took longer than {timeout:.0f} s", alive=False)
+                    what = f"made no progress for {timeout:.0f} s" if patient else f"took longer than {timeout:.0f} s"
+                    raise WorkerError("timeout", what, alive=False)
                 kind, content = self._pipe.recv()
                 if kind == "result":
                     return content
                 if kind == "error":
                     raise WorkerError(*content, alive=True)
+                if patient:
+                    deadline = time.monotonic() + timeout
                 if progress:
                     progress(content)
         except (EOFError, ConnectionError):

@@ -33,6 +33,35 @@ TYPES: Mapping[str, Any] = {**get_type_hints(Recipe), **WORDS}
 SCHEDULES = ("cosine", "linear", "steps", "constant")
 
 
+DEFAULT = "quick"
+NAME = "name"  # the word that chooses a preset
+
+
+def keys() -> list[str]:
+    """Return the words that a user's changes may have."""
+    return [NAME, *TYPES]
+
+
+def chosen(words: Mapping[str, Any], task: str, train_images: int) -> Recipe:
+    """Return the recipe of a run for ``task``: ``words`` are changes, and maybe the name of the preset.
+
+    A task of a plug-in, which ``DEFAULT`` does not know, starts from the defaults of :class:`Recipe`.
+
+    Raises:
+        UserError: see :func:`resolve`.
+    """
+    changes = dict(words)
+    name = changes.pop(NAME, DEFAULT)
+    if not isinstance(name, str):
+        raise UserError(f"recipe.name must be one of {', '.join(names())}, not {name!r}")
+    return resolve(name, task, train_images, changes)
+
+
+def tasks(name: str) -> list[str]:
+    """Return the tasks that the preset ``name`` is for."""
+    return list(_sections(name))
+
+
 def names() -> list[str]:
     """Return the names of the presets."""
     found = (item.name for item in (files("attnbench.conf") / "recipes").iterdir())
@@ -111,12 +140,19 @@ def _check_shares(recipe: Recipe) -> None:
             raise UserError(f"recipe.{name} must lie between 0 and 1, not {share}")
 
 
-def _section(name: str, task: str) -> Mapping[str, Any]:
+def _sections(name: str) -> dict[str, dict[str, Any]]:
     if name not in names():
         raise unknown("recipe", name, names())
     text = (files("attnbench.conf") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     sections: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return sections
+
+
+def _section(name: str, task: str) -> Mapping[str, Any]:
+    sections = _sections(name)
     if task not in sections:
+        if name == DEFAULT:
+            return {}
         raise UserError(f"recipe {name!r} is for {' and '.join(sections)}, not for {task}")
     return sections[task]
 

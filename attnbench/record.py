@@ -6,6 +6,7 @@ at a cell. Both go to JSON and back without loss. Standard library only.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -79,8 +80,25 @@ METRICS: Mapping[str, Metric] = {
     ),
     "top1": Metric("1", "higher", "Share of validation images whose highest logit is the true class."),
     "top5": Metric("1", "higher", "Share of validation images whose true class is among the five highest logits."),
+    "miou": Metric("1", "higher", "Mean over classes of intersection over union, all validation pixels together."),
+    "pixel_accuracy": Metric("1", "higher", "Share of labelled validation pixels whose class is right."),
+    "box_ap": Metric("1", "higher", "COCO's average precision of boxes, over IoU thresholds from 0.5 to 0.95."),
+    "box_ap50": Metric("1", "higher", "Average precision of boxes at IoU 0.5."),
+    "box_ap75": Metric("1", "higher", "Average precision of boxes at IoU 0.75."),
+    "box_ap_small": Metric("1", "higher", "box_ap of objects under 32 x 32 pixels."),
+    "box_ap_medium": Metric("1", "higher", "box_ap of objects from 32 x 32 to 96 x 96 pixels."),
+    "box_ap_large": Metric("1", "higher", "box_ap of objects over 96 x 96 pixels."),
+    "mask_ap": Metric("1", "higher", "COCO's average precision of masks, over IoU thresholds from 0.5 to 0.95."),
+    "mask_ap50": Metric("1", "higher", "Average precision of masks at IoU 0.5."),
+    "mask_ap75": Metric("1", "higher", "Average precision of masks at IoU 0.75."),
+    "mask_ap_small": Metric("1", "higher", "mask_ap of objects under 32 x 32 pixels."),
+    "mask_ap_medium": Metric("1", "higher", "mask_ap of objects from 32 x 32 to 96 x 96 pixels."),
+    "mask_ap_large": Metric("1", "higher", "mask_ap of objects over 96 x 96 pixels."),
     "train_loss": Metric("1", "lower", "Mean training loss over the last tenth of the steps."),
-    "train_time": Metric("s", "lower", "Seconds of training, data included."),
+    "train_time": Metric("s", "lower", "Seconds of training, data included, validation left out."),
+    "train_throughput": Metric("img/s", "higher", "Training images per second of training."),
+    "data_wait": Metric("1", "lower", "Share of the training's seconds in which it waited for data."),
+    "loader_throughput": Metric("img/s", "higher", "Training images per second of the data loader alone."),
 }
 
 
@@ -159,6 +177,13 @@ class Measurement:
         _refuse_unknown(cls, data)
         lists = {name: tuple(data.get(name, ())) for name in ("samples", "rounds", "times")}
         return cls(**{**data, **lists})
+
+
+def quantity(metric: str, value: float, **more: Any) -> Measurement:
+    """Return a measurement in the metric's own unit; what is no finite number is a ``ValueError``."""
+    if not isinstance(value, float | int) or not math.isfinite(value):
+        raise ValueError(f"{metric} is {value!r}, which is no finite number")
+    return Measurement(metric, value, METRICS[metric].unit, **more)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,16 @@ class Runner:
         templates: tuple[Template, Template],
         allowance: Allowance,
     ) -> None:
-        from attnbench.execute import Context  # here, so that listing and reporting load no torch
+        from attnbench.learning import Context  # here, so that listing and reporting load no torch
 
         self.config, self.cells, self.labels, self.notes = planned.config, planned.cells, planned.labels, planned.notes
         self.store, self.listener, self.allowance = store, listener, allowance
         self.template, self.timing_template = templates
         self.folder = folder
         self.weights = folder / WEIGHTS
-        self.context = Context(planned.config.data, self.weights.resolve(), planned.config.workers)
+        self.context = Context(
+            planned.config.data, self.weights.resolve(), planned.config.workers, planned.config.processes
+        )
         self.recorded = {} if planned.config.rerun else latest(load(folder))
         self.done = {key for key, record in self.recorded.items() if record.status in FINAL}
         self.failed: dict[str, Record] = {}
@@ -202,7 +204,9 @@ class Runner:
 
     def _measure(self, process: Worker, cell: Cell) -> tuple[tuple[Measurement, ...], dict[str, Any]]:
         timeout = self.allowance.timeout(self.config.timeout, LEAST if cell.probe == "macs" else 0.1)
-        measured = process.call("measure", cell, self.context, timeout=timeout, progress=self.listener.progress)
+        patient = cell.probe in TRAINED and self.allowance.left is None  # it may take days, and goes on if ended
+        progress = self.listener.progress
+        measured = process.call("measure", cell, self.context, timeout=timeout, progress=progress, patient=patient)
         return measured, process.call("describe", cell.device, cell.threads, timeout=self.config.timeout)
 
     def _timed(self, wanted: list[Cell], budget: float | None) -> None:
@@ -286,8 +290,11 @@ class Runner:
         self.store.append(*records)
         for record in records:
             self._remember(record)
-            if record.cell.probe == "training" and record.status != "ok":
-                self.failed[record.cell.key] = record
+            if record.cell.probe == "training":
+                if record.status != "ok":
+                    self.failed[record.cell.key] = record
+                else:  # nothing goes on from it any more
+                    (self.weights / f"{record.cell.key}.checkpoint").unlink(missing_ok=True)
             self.listener.finished(record)
 
     def _remember(self, record: Record) -> None:

@@ -85,14 +85,13 @@ def check_names(config: RunConfig) -> None:
 
 def check_numbers(config: RunConfig) -> None:
     """Refuse a number that no run can have."""
-    recipe, timing = config.recipe, config.timing
+    timing = config.timing
     counts = {
         "seeds": (config.seeds, 10_000),
         "batch_size": (config.batch_size, 10**6),
         "threads": (1 if config.threads is None else config.threads, 1024),
         "num_classes": (1 if config.num_classes is None else config.num_classes, 10**6),
-        "recipe.batch_size": (recipe.batch_size, 10**6),
-        "recipe.samples": (recipe.samples, 10**12),
+        "processes": (config.processes, 1024),
         "timing.min_rounds": (timing.min_rounds, 10**6),
         "timing.max_rounds": (timing.max_rounds, 10**6),
         "timing.min_launches": (timing.min_launches, 10**6),
@@ -104,33 +103,19 @@ def check_numbers(config: RunConfig) -> None:
         raise UserError(
             f"workers must be 0 or more{' and at most 1024' if config.workers > 0 else ''}, not {config.workers}"
         )
-    if recipe.samples < recipe.batch_size:
-        raise UserError(f"recipe.samples ({recipe.samples}) must cover one batch of {recipe.batch_size}")
     if timing.max_rounds < timing.min_rounds:
         raise UserError(f"timing.max_rounds ({timing.max_rounds}) is below timing.min_rounds ({timing.min_rounds})")
     positive: dict[str, float] = {
         "timeout": config.timeout,
-        "recipe.learning_rate": recipe.learning_rate,
-        "recipe.clip": recipe.clip,
         "timing.budget": timing.budget,
         "timing.precision": timing.precision,
         "timing.sample": timing.sample,
         "timing.launch": timing.launch,
         "cell_limit": config.cell_limit,
     }
-    shares = {
-        "recipe.scale": (recipe.scale, recipe.scale > 0),
-        "recipe.warmup": (recipe.warmup, True),
-        "recipe.drop_path": (recipe.drop_path, recipe.drop_path < 1),
-        "recipe.label_smoothing": (recipe.label_smoothing, recipe.label_smoothing < 1),
-        "recipe.weight_decay": (recipe.weight_decay, True),
-    }
     for name, number in positive.items():
         if not (number > 0 and math.isfinite(number)):
             raise UserError(f"{name} must be a positive number, not {number}")
-    for name, (share, allowed) in shares.items():
-        if not (allowed and 0 <= share <= 1):
-            raise UserError(f"{name} must lie between 0 and 1, not {share}")
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -60,15 +60,15 @@ def _rand_augment(word: str, side: int) -> Callable[[Image.Image], Image.Image]:
     """Return timm's RandAugment (arXiv 1909.13719); shifts are at most 0.45 of the longer side, as timm has them."""
     from timm.data.auto_augment import rand_augment_transform
 
-    colour = tuple(round(255 * float(value)) for value in MEAN)  # of what a shift uncovers
+    settings = {
+        "translate_const": int(0.45 * side),
+        "img_mean": tuple(round(255 * float(value)) for value in MEAN),  # the colour of what a shift uncovers
+        "magnitude_max": 9.999,  # at 10 timm posterizes to 0 bits, which newer Pillows refuse; else it changes nothing
+    }
     try:
-        made: Callable[[Image.Image], Image.Image] = rand_augment_transform(
-            word, {"translate_const": int(0.45 * side), "img_mean": colour}
-        )
+        made: Callable[[Image.Image], Image.Image] = rand_augment_transform(word, settings)
     except (AssertionError, KeyError, ValueError) as error:
-        raise UserError(
-            f"recipe.rand_augment {word!r} is not a word of timm's, such as rand-m9-mstd0.5-inc1"
-        ) from error
+        raise UserError(f"recipe.rand_augment {word!r} is no word of timm, such as rand-m9-mstd0.5-inc1") from error
     return made
 
 

@@ -17,6 +17,7 @@ from attnbench.registry import task
 from attnbench.task_contract import Batch, Loading, Split
 
 from ._augmentation import decorated, mixture, normalised
+from ._check_classes import check
 from ._loading import MIXTURE, Draw, load_batches, seeded
 from ._open import open_source
 
@@ -53,6 +54,7 @@ class Classification:
 
     headline: ClassVar[str] = "top1"
     heads: ClassVar[tuple[str, ...]] = ()
+    check = staticmethod(check)
 
     def __init__(self, data: str | None, head: str | None = None) -> None:
         if head is not None:

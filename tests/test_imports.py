@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "names", "record", "config", "contract", "task_contract", "sizes"}
     | {"amounts", "capacity", "axes"}
-    | {"recipe", "recipes"},
+    | {"recipe", "recipes", "data_report"},
     {"declarations", "registry", "layers", "architecture", "store", "environment", "hardware"},
     {
         "backbone",
@@ -29,9 +29,9 @@ LAYERS = [
     }
     | {"checkpoints", "weights", "matching", "comparison"},
     {"execute", "worker", "process", "timing", "harness", "listing", "tables", "table_scoring", "table_command"}
-    | {"evaluation", "eval_command", "timm_models", "comparison_table", "compare_command"}
+    | {"evaluation", "eval_command", "timm_models", "comparison_table", "compare_command", "data_command"}
     | {"forecast", "predict_table", "predict_command"}
-    | {"allowance", "batch_search", "foresight", "listener", "runner"},
+    | {"allowance", "batch_search", "foresight", "listener", "runner", "cell_model", "learning"},
     {"progress", "table_timing", "cli", "__init__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -101,6 +101,7 @@ def test_the_packages_listed_for_installation_are_the_folders_that_hold_code() -
         "attnbench.eval_command",
         "attnbench.predict_command",
         "attnbench.compare_command",
+        "attnbench.data_command",
         "attnbench.comparison",
         "attnbench.comparison_table",
         "attnbench.report.growth_text",

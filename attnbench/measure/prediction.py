@@ -8,17 +8,15 @@ process: what that is charged besides is a model's matter, see ``resident``.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Final, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attnbench.errors import UserError, unknown
-from attnbench.measure.memory import inference_step, training_step
+from attnbench.measure.memory import inference_step, stand_in_loss, training_step
 from attnbench.measure.pass_ledger import PassLedger
 from attnbench.measure.resident import ResidentLedger
 from attnbench.measure.twins import FakeTensors, meta_twin
@@ -103,7 +101,7 @@ class Predictor:
         """Return a step of ``model``, and its images."""
         images = self._fakes.empty(batch_size, 3, *self._resolution, dtype=self._dtype, memory_format=self._format)
         targets = self._fakes.zeros(batch_size, dtype=torch.long)
-        loss = partial(F.cross_entropy, target=targets)
+        loss = stand_in_loss(targets)
         return (training_step(model, images, loss) if step == "training" else inference_step(model, images)), images
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The figures of a report: accuracy against throughput, latency and peak memory against resolution.
+"""The figures of a report: accuracy against throughput, latency and peak memory against resolution, learning curves.
 
 Comparisons never mix sizes, batch sizes, precisions, devices, thread counts, tasks or kinds of memory: each
 combination has its own panel. Drawing touches no state outside its own figures.
@@ -17,28 +17,31 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from attnbench.report import panels
+from attnbench.report.curves import Chart
+from attnbench.report.curves_figure import learning_curves
 from attnbench.report.files import remove, replace
 from attnbench.report.labels import Point, Stroke, label_series
 from attnbench.report.panels import Look, side
 from attnbench.report.rows import Row, identity
 from attnbench.report.spread import Spread, Spreads
-from attnbench.report.view import MIB, SETTING, pixels, score_header, setting
+from attnbench.report.view import MIB, SETTING, pixels, score_header, setting, task_name
 
-NAMES: Final = ("accuracy_throughput", "latency_resolution", "memory_resolution")
+NAMES: Final = ("accuracy_throughput", "latency_resolution", "memory_resolution", "curves")
 FORMATS: Final = ("png", "svg")
 
 _MEMORY: Final = {"inference": "peak_memory_inference_B", "training": "peak_memory_training_B"}
 
 
-def draw(rows: Sequence[Row], folder: Path, known: Spreads | None = None) -> list[Path]:
+def draw(rows: Sequence[Row], folder: Path, known: Spreads | None = None, charts: Sequence[Chart] = ()) -> list[Path]:
     """Write each figure that has data as PNG and SVG; return their paths.
 
     A figure of an earlier report that has no data any more is removed. ``known``, from
-    :func:`~attnbench.report.spread.spreads`, gives the error bars of scores and latencies.
+    :func:`~attnbench.report.spread.spreads`, gives the error bars of scores and latencies; ``charts`` are
+    those of :func:`attnbench.report.curves.charts`.
     """
     paths = []
     with panels.style():
-        drawn = figures(rows, known)
+        drawn = figures(rows, known, charts)
         for name in NAMES:
             for kind in FORMATS:
                 path = folder / f"{name}.{kind}"
@@ -50,7 +53,7 @@ def draw(rows: Sequence[Row], folder: Path, known: Spreads | None = None) -> lis
     return paths
 
 
-def figures(rows: Sequence[Row], known: Spreads | None = None) -> dict[str, Figure]:
+def figures(rows: Sequence[Row], known: Spreads | None = None, charts: Sequence[Chart] = ()) -> dict[str, Figure]:
     """Return the figures that have data, by name."""
     with panels.style():
         look = panels.looks(rows)
@@ -60,6 +63,7 @@ def figures(rows: Sequence[Row], known: Spreads | None = None) -> dict[str, Figu
             accuracy_against_throughput(shown, known or {}, look, spared),
             latency_against_resolution(shown, known or {}, look, spared),
             memory_against_resolution(shown, look, spared),
+            learning_curves(charts, look, spared),
         )
     return {name: figure for name, figure in zip(NAMES, made, strict=True) if figure is not None}
 
@@ -92,12 +96,10 @@ def accuracy_against_throughput(
     sizes = sorted({(side(row["resolution"]), pixels(row["resolution"])) for row in complete})
     markers = {name: marker for (_, name), marker in zip(sizes, panels.MARKERS, strict=False)}
     complete = [row for row in complete if pixels(row["resolution"]) in markers]
-    split = _split(complete, ("task", "headline_metric", *SETTING))
+    split = _split(complete, ("task", "head", "headline_metric", *SETTING))
     if not split:
         return None
-    figure, axes = panels.grid(
-        [", ".join(filter(None, (_plain(found[0]["task"]), setting(found[0])))) for found in split]
-    )
+    figure, axes = panels.grid([f"{task_name(found[0])}, {setting(found[0])}" for found in split])
     series = [_scores(panel, found, known, look, markers) for panel, found in zip(axes, split, strict=False)]
     handles = [_grey(marker, name, hollow=False) for name, marker in markers.items()]
     if any(row["transfer"] for row in complete):
@@ -122,10 +124,10 @@ def latency_against_resolution(
     rows: Sequence[Row], known: Spreads, look: Mapping[str, Look], spared: str = ""
 ) -> Figure | None:
     """Draw the latency of a batch over resolution, with its 95 % interval."""
-    split = _split([row for row in rows if panels.positive(row["latency_s"])], SETTING)
+    split = _priced([row for row in rows if panels.positive(row["latency_s"])], SETTING, ["latency_s"])
     if not split:
         return None
-    figure, axes = panels.grid([setting(found[0]) for found in split])
+    figure, axes = panels.grid([_title(found, rows) for found in split])
     bars = False
     for panel, found in zip(axes, split, strict=False):
         intervals = {identity(row): _latency_interval(row, known) for row in found}
@@ -147,13 +149,13 @@ def memory_against_resolution(rows: Sequence[Row], look: Mapping[str, Look], spa
     """Draw peak memory over resolution: inference and training in panels of their own."""
     split = [
         (step, found)
-        for found in _split(rows, (*SETTING, "memory_kind"))
+        for found in _priced(rows, (*SETTING, "memory_kind"), list(_MEMORY.values()))
         for step, column in _MEMORY.items()
         if any(panels.positive(row[column]) for row in found)
     ]
     if not split:
         return None
-    titles = [", ".join(filter(None, (setting(found[0]), _plain(found[0]["memory_kind"])))) for _, found in split]
+    titles = [", ".join(filter(None, (_title(found, rows), _plain(found[0]["memory_kind"])))) for _, found in split]
     figure, axes = panels.grid(titles)
     for panel, (step, found) in zip(axes, split, strict=False):
         _lines(panel, [row for row in found if panels.positive(row[_MEMORY[step]])], _MEMORY[step], 1 / MIB, look)
@@ -172,6 +174,26 @@ def _split(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Row]]:
     for row in rows:
         found.setdefault(str([row[column] for column in columns]), []).append(row)
     return list(found.values())
+
+
+def _priced(rows: Sequence[Row], columns: Sequence[str], costs: Sequence[str]) -> list[list[Row]]:
+    """Return the same, by task and head too where these give a mechanism several costs at one resolution."""
+    split = []
+    for found in _split(rows, columns):
+        values: dict[tuple[str, str], set[str]] = {}
+        for row in found:
+            place = (str(row["mechanism"]), pixels(row["resolution"]))
+            values.setdefault(place, set()).add(str([row[cost] for cost in costs]))
+        several = any(len(seen) > 1 for seen in values.values())
+        split += _split(found, ("task", "head")) if several else [found]
+    return split
+
+
+def _title(found: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Return what a panel of costs holds equal: of several tasks or heads also its own, where it has but one."""
+    own, all_of_them = ({task_name(row) for row in part} for part in (found, rows))
+    named = len(own) == 1 < len(all_of_them) and found[0]["task"] is not None
+    return ", ".join([*([task_name(found[0])] if named else []), setting(found[0])])
 
 
 def _names(split: Sequence[Sequence[Row]]) -> list[str]:

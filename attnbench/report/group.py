@@ -15,8 +15,8 @@ from attnbench.axes import AXES, suffix
 from attnbench.record import Cell, Measurement, Record
 from attnbench.store import latest
 
-COST = ("task", "num_classes", "batch_size", "reference", "timing")
-SCORED = ("task", "num_classes", "data", "recipe", "train_resolution")
+COST = ("task", "num_classes", "head", "batch_size", "reference", "timing")
+SCORED = ("task", "num_classes", "head", "data", "recipe", "train_resolution")
 
 _sorted_json = json.JSONEncoder(sort_keys=True).encode
 
@@ -139,8 +139,8 @@ def _of_failed_trainings(resolution: tuple[int, int], trainings: list[_Placed], 
 
 
 def _matching(score: Variant, costs: list[Variant]) -> list[Variant]:
-    """Return the costs of the same task; with the same number of classes where there are such."""
-    same = [one for one in costs if one[0] in (None, score[0])]
+    """Return the costs of the same task and head; with the same number of classes where there are such."""
+    same = [one for one in costs if one[0] in (None, score[0]) and one[2] in (None, score[2])]
     return [one for one in same if one[1] == score[1]] or same
 
 

@@ -1,7 +1,5 @@
 """Cost growth as people read it: the section of ``report.md``, and ``growth.csv`` with every pair."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -9,13 +7,14 @@ from attnbench.report import crossover, growth
 from attnbench.report.crossover import Crossing, LeftOut, Pair
 from attnbench.report.growth import Estimate, Exponent, Growth
 from attnbench.report.markdown import escape, table
+from attnbench.report.separated import to_csv as separated
 from attnbench.report.series import QUANTITIES, TIMED, Series
-from attnbench.report.view import SETTING, number, setting
+from attnbench.report.view import SETTING, number, setting, task_name
 
 _CROSSINGS: Final = 120  # shown per setting
 _PAIRS: Final = 12  # without a crossing, named per quantity
 _COLUMNS: Final = (
-    *("what", "quantity", "mechanism", "other", "task", *SETTING, "kind"),
+    *("what", "quantity", "mechanism", "other", "task", "head", *SETTING, "kind"),
     *("resolutions", "smallest_px", "largest_px", "value", "low", "high", "basis"),
 )
 _READING: Final = """\
@@ -57,11 +56,7 @@ def to_csv(found: Growth) -> str:
     A pair that does not cross has no value; ``basis`` then names the cheaper. An end of an interval that lies beyond
     what was measured is left out.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(_csv_lines(found))
-    return text.getvalue()
+    return separated(_COLUMNS, _csv_lines(found))
 
 
 def _csv_lines(found: Growth) -> Iterator[tuple[object, ...]]:
@@ -83,7 +78,7 @@ def _csv_lines(found: Growth) -> Iterator[tuple[object, ...]]:
 
 def _line(first: Series, second: Series | None, sides: Sequence[float]) -> tuple[object, ...]:
     other = None if second is None else second.mechanism
-    held = (first.row[name] for name in ("task", *SETTING))
+    held = (first.row[name] for name in ("task", "head", *SETTING))
     return (first.metric, first.mechanism, other, *held, first.kind, len(sides), sides[0], sides[-1])
 
 
@@ -110,8 +105,8 @@ def _left_out(found: Sequence[LeftOut]) -> Iterator[str]:
 
 
 def _held(one: Series) -> str:
-    task = one.row["task"]
-    return escape(", ".join(filter(None, ("" if task is None else f"task {task}", setting(one.row)))))
+    task = "" if one.row["task"] is None else f"task {task_name(one.row)}"
+    return escape(", ".join(filter(None, (task, setting(one.row)))))
 
 
 def _exponents(found: Sequence[Exponent]) -> str:

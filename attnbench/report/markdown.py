@@ -10,12 +10,26 @@ from urllib.parse import quote
 from attnbench.record import METRICS, Record
 from attnbench.report.rows import Identity, Row, identity, one_line
 from attnbench.report.spread import Spread, Spreads, spreads, winners
-from attnbench.report.view import DOUBT, SETTING, TRANSFER, VERDICTS, VIEWS, pixels, score, score_header, setting, shown
+from attnbench.report.view import (
+    DOUBT,
+    SETTING,
+    TRANSFER,
+    VERDICTS,
+    VIEWS,
+    pixels,
+    score,
+    score_header,
+    setting,
+    shown,
+    task_name,
+)
 from attnbench.store import latest
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]()#|~$!])")
 _SHOWN: Final = 4  # values of one fact about the run, at most
+_UNSHOWN: Final = ("train_loss", "train_time")  # measured, but in no table of the report
 _ALT: Final = {
+    "curves": "Validation score against training images seen, one colour per mechanism, a band over seeds",
     "accuracy_throughput": "Scatter plot of the score against throughput, one colour per mechanism",
     "latency_resolution": "Latency against resolution on logarithmic axes, one line per mechanism",
     "memory_resolution": "Peak memory against resolution on logarithmic axes, one line per mechanism",
@@ -27,14 +41,14 @@ def report(
     rows: Sequence[Row],
     config_text: str,
     figures: Sequence[PurePath],
-    growth: str = "",
+    sections: Sequence[str] = (),
     known: Spreads | None = None,
 ) -> str:
     """Return the text of ``report.md``.
 
     ``figures`` are paths relative to the folder of the report; of each figure the PNG is shown and the SVG linked.
-    ``growth`` is the section of :func:`attnbench.report.growth_text.section`; ``known`` are the spreads of the records,
-    where the caller has them already.
+    ``sections`` are Markdown that stands before the figures, empty ones left out; ``known`` are the spreads of the
+    records, where the caller has them already.
     """
     known = spreads(records) if known is None else known
     parts = [
@@ -44,10 +58,10 @@ def report(
         _READING,
         *_tables(rows, known),
         *_failures(rows),
-        *filter(None, [growth]),
+        *filter(None, sections),
         *_figures(figures),
         "## Columns",
-        *_definitions(rows),
+        *_definitions(records, rows),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -147,9 +161,9 @@ def _tables(rows: Sequence[Row], known: Spreads) -> Iterator[str]:
     sections: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         held = [str(row[name]) for name in SETTING]
-        sections.setdefault((str(row["task"]), pixels(row["resolution"]), *held), []).append(row)
+        sections.setdefault((str(row["task"]), str(row["head"]), pixels(row["resolution"]), *held), []).append(row)
     for found in sections.values():
-        task = "Cost" if found[0]["task"] is None else escape(found[0]["task"])
+        task = "Cost" if found[0]["task"] is None else escape(task_name(found[0]))
         yield f"### {task} at {pixels(found[0]['resolution'])}"
         yield f"Held equal: {escape(setting(found[0]))}."
         yield _section(found, known, won)
@@ -218,20 +232,27 @@ def _figures(figures: Sequence[PurePath]) -> Iterator[str]:
         yield f"{text}\n\n[The same as SVG]({quote(vector.as_posix())})" if vector in figures else text
 
 
-def _definitions(rows: Sequence[Row]) -> Iterator[str]:
+def _definitions(records: Sequence[Record], rows: Sequence[Row]) -> Iterator[str]:
     metrics = [view.metric for view in VIEWS if any(row[view.column] is not None for row in rows)]
     metrics += ["noise_floor"] if "time_ratio" in metrics else []
-    metrics += sorted({str(row["headline_metric"]) for row in rows if row["headline_metric"] is not None})
+    metrics += _learned(records)
     lines = []
     for name in metrics:
         metric = METRICS[name]
         better = "-" if metric.better == "neither" else metric.better
         lines.append([escape(name), escape(metric.unit), better, escape(metric.definition)])
-    yield table(["metric", "unit in table.csv", "better", "definition"], lines)
+    yield table(["metric", "unit in CSV files", "better", "definition"], lines)
     kinds = sorted({escape(row["memory_kind"]) for row in rows if row["memory_kind"] is not None})
     if kinds:
         yield f"Kind of memory: {'; '.join(kinds)}."
     yield "MiB = 1,048,576 B; G = 10⁹; M = 10⁶."
+
+
+def _learned(records: Sequence[Record]) -> list[str]:
+    """Return the metrics of trainings and scores, in the order of ``METRICS``."""
+    probes = ("training", "accuracy")
+    found = {item.metric for record in records if record.cell.probe in probes for item in record.measurements}
+    return [metric for metric in METRICS if metric in found and metric not in _UNSHOWN]
 
 
 def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:

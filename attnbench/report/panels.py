@@ -79,7 +79,7 @@ def grid(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(across * _PANEL[0] + _LEGEND, down * _PANEL[1]), dpi=150, layout="constrained")
     axes = [figure.add_subplot(down, across, index + 1) for index in range(count)]
     for panel, title in zip(axes, titles, strict=False):
-        panel.set_title(textwrap.fill(title, 62), fontsize=9, loc="left")
+        panel.set_title(textwrap.fill(title, 70), fontsize=9, loc="left")
     return figure, axes
 
 

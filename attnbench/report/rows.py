@@ -1,4 +1,4 @@
-"""One row per mechanism, resolution and task: the table that every output is made of.
+"""One row per mechanism, resolution, task and head: the table that every output is made of.
 
 Rows are kept apart by everything that differs. What differs and has no column is said in the mechanism's name:
 settings that are not its defaults as ``swin(window=14)``; data, recipe, classes or timing, where rows of one task
@@ -22,6 +22,7 @@ COLUMNS: Final = (
     "mechanism",
     "size",
     "task",
+    "head",
     "resolution",
     "status",
     "reason",
@@ -82,7 +83,7 @@ COLUMNS: Final = (
 RATIOS: Final = {"latency": "time", "training_step": "training", "best_batch": "best"}  # probe -> name of its columns
 MACS_AGREEMENT: Final = 0.005  # counts that differ by more are shown, and the row is not ranked
 IDENTITY: Final = (
-    *("mechanism", "size", "task", "resolution", "train_resolution"),
+    *("mechanism", "size", "task", "head", "resolution", "train_resolution"),
     *("batch_size", "precision", "device", "threads", "reference"),
 )
 WORST_FIRST: Final = ("failed", "timeout", "out_of_memory", "unsupported", "skipped", "ok")
@@ -126,16 +127,15 @@ def agreed(counts: Iterable[float]) -> bool | None:
 
 
 def scores(group: Group) -> list[Measurement]:
-    """Return the headline measurement of every seed: the first one of an accuracy cell that is better when higher.
+    """Return the headline measurement of every seed."""
+    scored = [record for record in group.records if record.cell.probe == "accuracy" and record.status == "ok"]
+    return [item for record in scored if (item := headline(record)) is not None]
 
-    Where none is better when higher, the first one.
-    """
-    found = []
-    for record in group.records:
-        if record.cell.probe == "accuracy" and record.status == "ok" and record.measurements:
-            higher = (item for item in record.measurements if METRICS[item.metric].better == "higher")
-            found.append(next(higher, record.measurements[0]))
-    return found
+
+def headline(record: Record) -> Measurement | None:
+    """Return the first measurement that is better when higher; where there is none, the first one, if any."""
+    higher = (item for item in record.measurements if METRICS[item.metric].better == "higher")
+    return next(higher, next(iter(record.measurements), None))
 
 
 def one_line(text: str) -> str:
@@ -154,6 +154,7 @@ def _row(group: Group, name: str, called: Mapping[str, set[str]]) -> Row:
         "mechanism": name,
         "size": one_line(arm.size),
         "task": _text(group.task),
+        "head": _text((group.scored or group.cost or {}).get("head")),
         "resolution": list(group.resolution),
         "status": min((record.status for record in group.records), key=WORST_FIRST.index),
         "reason": _reason(group.records),

@@ -26,7 +26,7 @@ QUANTITIES: Final = {
 TIMED: Final = ("latency", "training_step")
 
 _SCORED: Final = ("training", "accuracy")
-_HELD: Final = ("task", *SETTING)
+_HELD: Final = ("task", "head", *SETTING)
 _PAIR: Final = 2  # visits of one round
 
 Resolution = tuple[int, int]
@@ -85,7 +85,7 @@ class Series:
 
     @property
     def setting(self) -> tuple[str, ...]:
-        """What is held equal within a comparison: task, size, batch size, precision, device and threads."""
+        """What is held equal within a comparison: task, head, size, batch size, precision, device and threads."""
         return tuple(str(self.row[name]) for name in _HELD)
 
     @property

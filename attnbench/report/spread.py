@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean, stdev
 
 from attnbench.record import METRICS, Measurement, Record
 from attnbench.report.group import Group
 from attnbench.report.rows import Identity, Row, identity, measured, named, scores
+from attnbench.report.seeds import Seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Spread:
     latency_interval: tuple[float, float] | None = None  # s, 95 %
     noise_floor: float = 0.0  # of the rounds that the time ratio stands on
     converged: bool | None = None  # whether the ratio's interval is as narrow as its timing asked for
-    conditions: str = ""  # data, recipe and classes, as JSON: scores that differ here are not ranked together
+    conditions: str = ""  # head, data, recipe and classes, as JSON: scores that differ here are not ranked together
 
 
 Spreads = Mapping[Identity, Spread]
@@ -37,8 +36,9 @@ def spreads_of(found: Sequence[tuple[Row, Group]]) -> dict[Identity, Spread]:
     for row, group in found:
         floor = measured(group, "noise_floor", "latency")
         if floor is not None:
-            floors[_rounds(row)] = max(floor.value, floors.get(_rounds(row), 0.0))
-    return {identity(row): _spread(group, floors.get(_rounds(row), 0.0)) for row, group in found}
+            rounds = _rounds(row, group)
+            floors[rounds] = max(floor.value, floors.get(rounds, 0.0))
+    return {identity(row): _spread(group, floors.get(_rounds(row, group), 0.0)) for row, group in found}
 
 
 def winners(table: Iterable[Row], known: Spreads) -> set[Identity]:
@@ -51,50 +51,43 @@ def winners(table: Iterable[Row], known: Spreads) -> set[Identity]:
     for row in table:
         value = row["headline_value"]
         if row["transfer"] is False and row["macs_agree"] is not False and isinstance(value, float | int):
-            shared = [str(row[name]) for name in ("size", "task", "resolution", "precision", "headline_metric")]
+            shared = [str(row[name]) for name in ("size", "task", "head", "resolution", "precision")]
+            shared.append(str(row["headline_metric"]))
             race = (*shared, known.get(identity(row), Spread()).conditions)
             races.setdefault(race, []).append((value, row))
     won: set[Identity] = set()
     for race, entries in races.items():
-        lower = METRICS[race[4]].better == "lower"
+        lower = METRICS[race[5]].better == "lower"
         best = min(value for value, _ in entries) if lower else max(value for value, _ in entries)
         if len({row["mechanism"] for _, row in entries}) > 1:
             won |= {identity(row) for value, row in entries if value == best and row["seeds"] != 1}
     return won
 
 
-def _rounds(row: Row) -> str:
+def _rounds(row: Row, group: Group) -> str:
     """Return what is shared by all that were timed in the same rounds."""
     shared = ("size", "resolution", "batch_size", "precision", "device", "threads", "reference")
-    return str([row[name] for name in shared])
+    cost = group.cost or {}
+    return str([*(row[name] for name in shared), cost.get("task"), cost.get("head")])
 
 
 def _spread(group: Group, floor: float) -> Spread:
     latency = measured(group, "latency")
     seeds = scores(group)
+    values = tuple(seed.value for seed in seeds)
     scored = group.scored or {}
     return Spread(
-        scores=tuple(seed.value for seed in seeds),
-        score_interval=_interval(seeds[0]) if len(seeds) == 1 else _mean_interval([seed.value for seed in seeds]),
+        scores=values,
+        score_interval=_interval(seeds[0]) if len(seeds) == 1 else Seeds(values).interval,
         latency_interval=_interval(latency),
         noise_floor=floor,
         converged=_converged(group),
-        conditions=json.dumps([scored.get(name) for name in ("data", "recipe", "num_classes")]),
+        conditions=json.dumps([scored.get(name) for name in ("head", "data", "recipe", "num_classes")]),
     )
 
 
 def _interval(item: Measurement | None) -> tuple[float, float] | None:
     return None if item is None or item.low is None or item.high is None else (item.low, item.high)
-
-
-def _mean_interval(values: list[float]) -> tuple[float, float] | None:
-    """Return Student's 95 % interval of the mean: seeds are few, and their scatter is unknown beforehand."""
-    if len(values) < 2:
-        return None
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def _converged(group: Group) -> bool | None:

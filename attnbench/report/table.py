@@ -1,12 +1,11 @@
 """Rows as CSV, as JSON, as a pandas frame; on the terminal, see :mod:`attnbench.report.terminal`."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnbench.report.rows import COLUMNS, Row
+from attnbench.report.separated import to_csv as separated
 from attnbench.report.terminal import terminal
 from attnbench.report.view import pixels
 
@@ -18,11 +17,7 @@ __all__ = ["terminal", "to_csv", "to_frame", "to_json"]
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Return ``table.csv``: numbers in full, resolutions as HxW, nothing for None."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([_flat(row[column]) for column in COLUMNS] for row in rows)
-    return text.getvalue()
+    return separated(COLUMNS, ([_flat(row[column]) for column in COLUMNS] for row in rows))
 
 
 def to_json(rows: Sequence[Row]) -> str:

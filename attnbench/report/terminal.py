@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from attnbench.report.rows import Row, identity
 from attnbench.report.spread import Spreads, winners
-from attnbench.report.view import SETTING, TRANSFER, VERDICTS, VIEWS, pixels, score, score_header, setting, shown
+from attnbench.report.view import (
+    SETTING,
+    TRANSFER,
+    VERDICTS,
+    VIEWS,
+    pixels,
+    score,
+    score_header,
+    setting,
+    shown,
+    task_name,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -69,7 +80,10 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
         _Column("mechanism", "mechanism", [_short(str(row["mechanism"])) for row in rows], "left"),
         _Column("resolution", "HxW", [pixels(row["resolution"]) for row in rows]),
     ]
-    differing = [name for name in ("task", *SETTING) if _varies(rows, name)]  # what does not stands in the legend
+    tasks = [_task(row) for row in rows]
+    if len({*tasks} - {None}) > 1:  # what does not vary stands in the legend
+        columns.append(_Column("task", "task", [_plain(name) for name in tasks], "left"))
+    differing = [name for name in SETTING if _varies(rows, name)]
     columns += [_Column(n, n.replace("_", "\n"), [_plain(row[n]) for row in rows], "left") for n in differing]
     for view in VIEWS:
         if any(row[view.column] is not None for row in rows):
@@ -144,7 +158,7 @@ def _legend(rows: Sequence[Row]) -> Iterator[str]:
     if not rows:
         yield "Nothing was measured."
         return
-    tasks = {row["task"] for row in rows} - {None}
+    tasks = {_task(row) for row in rows} - {None}
     held = setting(rows[0], [name for name in SETTING if not _varies(rows, name)])
     yield ", ".join([*(f"task {task}" for task in tasks if len(tasks) == 1), *filter(None, [held])])
     seeds = sorted({int(str(row["seeds"])) for row in rows if row["seeds"]})
@@ -175,6 +189,10 @@ def _failures(rows: Sequence[Row]) -> Iterator[str]:
 
 def _varies(rows: Iterable[Row], name: str) -> bool:
     return len({row[name] for row in rows if row[name] is not None}) > 1
+
+
+def _task(row: Row) -> str | None:
+    return None if row["task"] is None else task_name(row)
 
 
 def _short(name: str) -> str:

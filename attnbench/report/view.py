@@ -68,17 +68,26 @@ def score(value: object, metric: object) -> str:
     """Return a score: a fraction in per cent, anything else as it is."""
     if not isinstance(value, float | int):
         return "-"
-    return f"{100 * value:.2f}" if _is_fraction(metric) else number(value)
+    return f"{100 * value:.2f}" if is_fraction(metric) else number(value)
 
 
 def score_header(metrics: Iterable[object]) -> str:
     """Return the header of a column of scores, its unit included."""
     names = sorted({str(metric) for metric in metrics if metric is not None})
-    if len(names) != 1:
-        return "score"
-    label = re.sub(r"^top(\d+)$", r"top-\1", names[0])
-    unit = "%" if _is_fraction(names[0]) else METRICS[names[0]].unit
-    return f"{label} ({unit})"
+    units = {"%" if is_fraction(name) else METRICS[name].unit for name in names}
+    label = metric_name(names[0]) if len(names) == 1 else "score"
+    return f"{label} ({units.pop()})" if len(units) == 1 else label
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name as people write it: ``top-1``, ``box AP50``, ``mIoU``."""
+    words = re.sub(r"^top(\d+)$", r"top-\1", metric).replace("_", " ")
+    return re.sub(r"\bap(?=\d*\b)", "AP", words).replace("miou", "mIoU")
+
+
+def task_name(row: Row) -> str:
+    """Return the task and its head, if it has one with a name: ``detection (retinanet)``; a stranger's text."""
+    return str(row["task"]) if row["head"] is None else f"{row['task']} ({row['head']})"
 
 
 def pixels(resolution: object) -> str:
@@ -98,5 +107,6 @@ def setting(row: Row, names: Iterable[str] = SETTING) -> str:
     return ", ".join(words[name] for name in names if row[name] is not None)
 
 
-def _is_fraction(metric: object) -> bool:
+def is_fraction(metric: object) -> bool:
+    """Whether a metric is a share, which people read in per cent."""
     return metric in METRICS and METRICS[str(metric)].unit == "1"

@@ -362,3 +362,35 @@ def test_a_run_is_equal_to_itself() -> None:
     assert {row.verdict for row in found.rows} <= {"equal", "tie", "seen"}
     assert (found.regressions, found.only_a, found.only_b, found.differences) == (0, (), (), {})
     assert all(row.change == 1 for row in found.rows if row.cell.probe != "accuracy")
+
+
+def training(score: float, wait: float, speed: float) -> Record:
+    items = [
+        Measurement("train_loss", score, "1", samples=(1.0, score)),
+        *(Measurement("train_time", 100 / speed, "s"), Measurement("train_throughput", speed, "img/s")),
+        *(Measurement("data_wait", wait, "1"), Measurement("loader_throughput", 2 * speed, "img/s")),
+        Measurement("box_ap", score, "1", samples=(score / 2, score), rounds=(8, 16), kind="curve"),
+    ]
+    return record(cell("training", seed=0, task="detection", head="retinanet", recipe={"samples": 8}), *items)
+
+
+def test_curves_and_what_depends_on_the_machines_load_are_not_compared() -> None:
+    found = compare([training(0.4, 0.01, 200), counted("macs", 1e6)], [training(0.1, 0.9, 20), counted("macs", 1e6)])
+    assert [row.metric for row in found.rows] == ["macs"]
+    assert found.regressions == 0
+
+
+@pytest.mark.parametrize(("metric", "head"), [("box_ap", "retinanet"), ("miou", "upernet")])
+def test_the_headline_of_every_task_is_compared_head_by_head(metric: str, head: str) -> None:
+    def run(head: str, *values: float) -> list[Record]:
+        one = [cell("accuracy", seed=seed, head=head, recipe={"samples": 8}) for seed in range(len(values))]
+        return [record(a, Measurement(metric, value, "1")) for a, value in zip(one, values, strict=True)]
+
+    a = run(head, 0.50, 0.51, 0.50) + run("other", 0.30, 0.31, 0.30)
+    b = run(head, 0.40, 0.41, 0.40) + run("other", 0.30, 0.31, 0.30)
+    found = compare(a, b)
+    assert [(row.metric, row.cell.head, row.verdict) for row in found.rows] == [
+        (metric, head, "lower"),
+        (metric, "other", "tie"),
+    ]
+    assert found.regressions == 1

@@ -24,7 +24,7 @@ def test_the_paper_preset_is_tiny_and_costs_only() -> None:
 
 def test_words_set_nested_keys_with_their_types() -> None:
     config = compose("quick", ["recipe.samples=64", "timing.budget=2", "mechanisms=[full,pvt]", "data='a, b=~c'"])
-    assert config.recipe.samples == 64
+    assert config.recipe == {"samples": 64}
     assert config.timing.budget == 2.0
     assert config.mechanisms == ["full", "pvt"]
     assert config.data == "a, b=~c"
@@ -40,7 +40,6 @@ def test_settings_of_a_mechanism_need_no_plus() -> None:
     [
         ("resolution=[64]", "did you mean 'resolutions'"),
         ("recipe.sample=1", "did you mean 'recipe.samples'"),
-        ("recipe.samples=many", "could not be converted"),
         ("recipe=1", "sets a group"),
         ("size.more=1", "has no parts"),
         ("settings.window=1", "settings.<mechanism>.<setting>"),

@@ -50,7 +50,7 @@ failing("fixed", lambda x: x, any_resolution=False)
 if __name__ == "__main__":
     config = attnbench.RunConfig(**json.loads(sys.argv[1]), device="cpu", threads=1, timeout=float(sys.argv[2]))
     config.timing.budget, config.timing.min_rounds, config.timing.max_rounds = 0.5, 3, 3
-    config.recipe.samples, config.recipe.batch_size = 8, 4
+    config.recipe = {"samples": 8, "batch_size": 4}
     config.out = "run"
     attnbench.run(config)
 '''

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from attnbench.backbone import build_model
-from attnbench.config import Recipe, RunConfig
+from attnbench.config import RunConfig
 from attnbench.foresight import calibrate, foresee
 from attnbench.measure.macs import count_macs
 from attnbench.measure.prediction import Step, predict
@@ -33,7 +33,7 @@ def cells_of(mechanism: str = "identity", side: int = SIDE, **values: object) ->
         batch_size=BATCH,
         num_classes=CLASSES,
         measure=["cost", "best_batch", "accuracy"],
-        recipe=Recipe(samples=96, batch_size=8),
+        recipe={"samples": 96, "batch_size": 8},
     )
     for name, value in values.items():
         setattr(config, name, value)
@@ -92,7 +92,7 @@ def test_a_training_holds_its_optimiser_too() -> None:
 
 def test_a_training_in_bf16_keeps_weights_gradients_and_moments_in_fp32() -> None:
     side = 32
-    cell = cells_of("identity", side, precision="bf16", recipe=Recipe(samples=1, batch_size=1))["training"]
+    cell = cells_of("identity", side, precision="bf16", recipe={"samples": 1, "batch_size": 1})["training"]
     (need,) = foresee([cell], EVERYTHING)
     numbers = sum(item.numel() for item in on_meta("identity", side).parameters())
     assert need.memory is not None

@@ -258,7 +258,7 @@ def test_the_loss_of_mixed_labels_is_their_cross_entropy_and_is_smoothed_once(ta
 
 def test_augmentations_that_cannot_be_are_refused(task: Any) -> None:
     with pytest.raises(UserError, match="no word of timm"):
-        list(train(task, rand_augment="rand-mm"))
+        list(train(task, rand_augment="m9-mstd0.5"))
     with pytest.raises(UserError, match="mix pairs: a batch of 3"):
         batches(task, "train", (32, 32), 3, mixup=0.5)
 

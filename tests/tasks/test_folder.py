@@ -44,7 +44,7 @@ def test_classes_are_those_of_train_sorted(tree: Path) -> None:
     put(tree / "train/ape/x.png")
     data = folder.Folder(tree)
     assert data.classes == ("ape", "cat", "dog")
-    assert [data.val_example(index, (32, 32))[1] for index in range(data.count("val"))] == [1, 2]
+    assert [data.image("val", index)[1] for index in range(data.count("val"))] == [1, 2]
 
 
 def test_nested_files_and_upper_case_extensions_count(tree: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_class_that_train_lacks_is_named(tree: Path) -> None:
 def test_a_class_that_val_lacks_keeps_the_labels_of_train(tree: Path) -> None:
     (tree / "val/cat/1.png").unlink()
     (tree / "val/cat").rmdir()
-    assert folder.Folder(tree).val_example(0, (32, 32))[1] == 1
+    assert folder.Folder(tree).image("val", 0)[1] == 1
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from attnbench.backbone import build_model
-from attnbench.execute import Context
+from attnbench.learning import Context
 from attnbench.measure.heap import LEAST_THRESHOLD, MOST_THRESHOLD, PAGE, WORD, Chunk, Heap
 from attnbench.measure.memory import inference_step, training_step
 from attnbench.measure.prediction import Predictor, Step

@@ -1,12 +1,13 @@
 """Records such as a run writes, made up: every number is a plain function of mechanism, resolution and seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
-from attnbench.config import Recipe, Timing
+from attnbench.config import Timing
+from attnbench.recipe import Recipe
 from attnbench.record import Cell, Measurement, Record, Status
 
 Resolution = tuple[int, int]
@@ -44,7 +45,7 @@ def cost_records(cell: Cell, slow: float, reference: str, batch_size: int) -> li
 
 def scored_records(cell: Cell, score: float, seed: int, trained: Resolution) -> list[Record]:
     accuracy = replace(
-        cell, probe="accuracy", seed=seed, train_resolution=trained, recipe=asdict(Recipe()), data="made-up.v1"
+        cell, probe="accuracy", seed=seed, train_resolution=trained, recipe=Recipe().to_json(), data="made-up.v1"
     )
     training = replace(accuracy, probe="training", resolution=trained)
     measured = Measurement("top1", score, "1", score - 0.02, score + 0.02)
@@ -95,3 +96,36 @@ def spoil() -> Callable[..., list[Record]]:
         ]
 
     return end
+
+
+@pytest.fixture
+def trained() -> Callable[..., list[Record]]:
+    """Make trainings with curves, and scores with outcomes per image, of mechanisms that are given them by seed."""
+
+    def make(
+        curves: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        outcomes: Mapping[str, Sequence[Sequence[float]]] | None = None,
+        metric: str = "top1",
+        every: int = 100,
+        value: float | None = None,  # of the scores; None: the mean of the outcomes
+        **common: Any,
+    ) -> list[Record]:
+        shared: dict[str, Any] = {"size": "nano", "device": "cpu", "precision": "fp32", "threads": 2, "num_classes": 10}
+        shared |= {"task": "classification", "data": "made-up.v1", "recipe": Recipe().to_json()}
+        shared |= {"resolution": SMALL, "train_resolution": SMALL, **common}
+        made = []
+        for name, seeds in (curves or {}).items():
+            for seed, scores in enumerate(seeds):
+                images = tuple(every * (index + 1) for index in range(len(scores)))
+                curve = Measurement(metric, scores[-1], "1", samples=tuple(scores), rounds=images, kind="curve")
+                loading = (Measurement("data_wait", 0.25, "1"), Measurement("loader_throughput", 1234.0, "img/s"))
+                made.append(cell_record(Cell("training", name, seed=seed, **shared), curve, *loading))
+        for name in {**(curves or {}), **(outcomes or {})}:
+            for seed, own in enumerate((outcomes or {}).get(name) or [[]] * len((curves or {})[name])):
+                mean = sum(own) / len(own) if own and value is None else value or 0.5
+                kind = "per image" if own else None
+                score = Measurement(metric, mean, "1", samples=tuple(own), kind=kind)
+                made.append(cell_record(Cell("accuracy", name, seed=seed, **shared), score))
+        return made
+
+    return make

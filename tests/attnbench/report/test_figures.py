@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from math import sqrt
 from pathlib import Path
@@ -186,6 +187,21 @@ def test_settings_and_tasks_have_panels_of_their_own(run: Run) -> None:
     assert len(made["memory_resolution"].axes) == 4
     titles = [axes.get_title(loc="left") for axes in made["latency_resolution"].axes]
     assert titles == [f"size nano, batch size {size}, fp32, cpu, 2 threads" for size in (1, 8)]
+
+
+def test_heads_of_different_cost_have_panels_of_their_own(run: Run) -> None:
+    records = [
+        replace(item, cell=replace(item.cell, task="detection", head=head))
+        for head, mechanisms in (("retinanet", ["focal"]), ("mask_rcnn", ["swin", "focal"]))
+        for item in run(mechanisms)
+    ]
+    made = drawn(records)
+    assert [axes.get_title(loc="left").replace("\n", " ") for axes in made["latency_resolution"].axes] == [
+        f"detection ({head}), size nano, batch size 1, fp32, cpu, 2 threads" for head in ("retinanet", "mask_rcnn")
+    ]
+    assert [len(lines(axes)) for axes in made["latency_resolution"].axes] == [1, 2]
+    assert len(made["accuracy_throughput"].axes) == 2
+    assert len(made["memory_resolution"].axes) == 4
 
 
 def test_a_failed_cell_is_left_out_and_named(run: Run, spoil: Spoil) -> None:

@@ -141,6 +141,7 @@ def test_write_leaves_the_table_the_report_and_the_figures_and_nothing_else(run:
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
         "table.csv",
         "report.md",
+        "scores.csv",
         "growth.csv",
         *figures,
     ]
@@ -156,7 +157,7 @@ _FIGURES = (("accuracy", "throughput"), ("latency", "resolution"), ("memory", "r
 def test_write_removes_a_figure_that_has_no_data_any_more(run: Run, tmp_path: Path) -> None:
     write(tmp_path, run(["focal"], [(224, 224)]), "")
     accuracy_only = run(["focal"], [(224, 224)], cost=False)
-    assert [path.name for path in write(tmp_path, accuracy_only, "")] == ["table.csv", "report.md"]
+    assert [path.name for path in write(tmp_path, accuracy_only, "")] == ["table.csv", "report.md", "scores.csv"]
     assert list((tmp_path / "figures").iterdir()) == []
 
 

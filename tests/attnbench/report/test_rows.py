@@ -41,6 +41,7 @@ def test_a_row_holds_every_value_of_its_cells(run: Run) -> None:
         "mechanism": "swin",
         "size": "nano",
         "task": "classification",
+        "head": None,
         "resolution": [448, 448],
         "status": "ok",
         "reason": None,

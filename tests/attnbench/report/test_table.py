@@ -174,3 +174,23 @@ def test_a_thousand_rows_are_a_thousand_lines_in_seconds(run: Run) -> None:
 
 def test_no_rows_are_said_to_be_none() -> None:
     assert "Nothing was measured." in printed([])
+
+
+def test_a_headline_is_a_percentage_under_its_name_and_the_legend_names_task_and_head(
+    trained: Callable[..., list[Record]],
+) -> None:
+    detected = trained({"focal": [[0.3]]}, task="detection", head="retinanet", metric="box_ap", value=0.3145)
+    segmented = trained({"focal": [[0.3]]}, task="segmentation", head="upernet", metric="miou", value=0.4512)
+    for records, header, value, legend in (
+        (detected, "box AP", "31.45", "task detection (retinanet), size nano"),
+        (segmented, "mIoU", "45.12", "task segmentation (upernet), size nano"),
+    ):
+        text = printed(rows(records))
+        assert header in text
+        assert "(%)" in text
+        assert value in text
+        assert legend in text
+    both = printed(rows(detected + segmented))
+    for words in ("score", "(%)", "detection (retinanet)", "segmentation (upernet)", "31.45", "45.12"):
+        assert words in both
+    assert "task detection" not in both
