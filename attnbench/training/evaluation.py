@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from contextlib import closing
-from typing import Any, cast
 
 import torch
 from torch import nn
 
 from attnbench.recipe import Recipe
 from attnbench.task_contract import Loading, Task
+
+from .batches import ended
 
 # A batch of evaluation is fixed, because sums over another batch differ in the last bit.
 EVALUATION_PIXELS = 16 * 224 * 224
@@ -40,7 +40,7 @@ def evaluate(
     with (
         torch.no_grad(),
         torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-        closing(cast(Any, task.batches("val", resolution, loading, recipe))) as batches,
+        ended(task.batches("val", resolution, loading, recipe)) as batches,
     ):
         for number, batch in enumerate(batches):
             batch = batch.to(device)

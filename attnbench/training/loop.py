@@ -9,10 +9,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,9 +21,11 @@ from attnbench.errors import UserError
 from attnbench.recipe import Recipe
 from attnbench.task_contract import Batch, Loading, Task
 
+from .batches import ended
 from .checkpoint import State, read, shapes, write
 from .evaluation import evaluate
 from .optimizer import make_optimizer, set_rate
+from .processes import Alone, Processes
 from .schedule import factor
 
 STEP = 3  # what a stream of random numbers is for: the first word of its seed; 0 to 2 are the tasks'
@@ -43,41 +44,6 @@ class Training:
     seconds: float  # wall clock of training, all interrupted parts together, evaluations left out
     waiting: float  # seconds of it in which the loop waited for data
     images: int  # seen
-
-
-class Processes(Protocol):
-    """The processes that train together, as one of them sees them."""
-
-    rank: int
-    ranks: int
-
-    def wrap(self, objective: nn.Module) -> nn.Module:
-        """Return what is called in place of ``objective``, so that gradients become the processes' mean."""
-
-    def part(self, objective: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """Return the context of one accumulated part: gradients are exchanged in the ``last`` only."""
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Return the mean of ``value`` over the processes."""
-
-
-class Alone:
-    """One process."""
-
-    rank, ranks = 0, 1
-
-    def wrap(self, objective: nn.Module) -> nn.Module:
-        """Return ``objective``."""
-        return objective
-
-    def part(self, objective: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """Return a context of nothing."""
-        del objective, last
-        return nullcontext()
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Return ``value``."""
-        return value
 
 
 class Objective(nn.Module):
@@ -186,7 +152,7 @@ class _Run:
         state, last = self.state, time.monotonic()
         objective = self.processes.wrap(Objective(self.model, self.task, self.recipe))
         self.model.train()
-        with closing(self._batches()) as batches:
+        with ended(self._batches()) as batches:
             while True:
                 due = state.step in self.due and state.step * self.recipe.batch_size not in dict(state.curve)
                 wanted = due or self._done() or time.monotonic() - last >= every
@@ -241,10 +207,10 @@ class _Run:
         if not math.isfinite(value):
             raise DivergedError(f"the {what} was {value} at step {self.state.step + 1} of {self.steps}")
 
-    def _batches(self) -> Any:
-        """Return the batches of this process that are left: an iterator to be closed."""
+    def _batches(self) -> Iterator[Batch]:
+        """Return the batches of this process that are left."""
         if self._done():
-            return (batch for batch in cast(list[Batch], []))  # no loader is started
+            return iter(())  # no loader is started
         loading = Loading(
             self.part_size,
             seed=self.seed,

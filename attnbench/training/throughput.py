@@ -1,11 +1,11 @@
 """How fast the loader of a training is when nothing waits for the model."""
 
 import time
-from contextlib import closing
-from typing import Any, cast
 
 from attnbench.recipe import Recipe
 from attnbench.task_contract import Loading, Task
+
+from .batches import ended
 
 ENDLESS = 10**12  # samples: more than any measurement draws
 AHEAD = 2  # batches that a worker loads ahead of the loop
@@ -20,7 +20,7 @@ def loader_throughput(
     """
     size = recipe.batch_size // recipe.accumulate
     loading = Loading(size, seed=seed, samples=ENDLESS, workers=workers)
-    with closing(cast(Any, task.batches("train", resolution, loading, recipe))) as batches:
+    with ended(task.batches("train", resolution, loading, recipe)) as batches:
         for _ in range(1 + AHEAD * workers):
             next(batches)
         begin, count = time.perf_counter(), 0
