@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from attnbench.data_report import Problems, Progress
 from attnbench.errors import UserError
 
-from ._folder import UNREADABLE, _extensions, _stop
+from ._image_files import UNREADABLE, extensions, stop
 
 MOST: Final = 16  # threads
 CHUNK: Final = 4096  # images that wait for a thread; each costs a kilobyte
@@ -66,14 +66,14 @@ def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     images: list[Path] = []
     others: list[Path] = []
-    seen, extensions = {folder.resolve()}, _extensions()
-    for parent, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
+    seen, known = {folder.resolve()}, extensions()
+    for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for place, name in places.items() if place not in seen]
         seen.update(places)
         for name in files:
             if not name.startswith("."):
-                (images if name.lower().endswith(extensions) else others).append(Path(parent, name))
+                (images if name.lower().endswith(known) else others).append(Path(parent, name))
     return sorted(images), sorted(others)
 
 

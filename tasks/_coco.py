@@ -19,8 +19,8 @@ from attnbench.task_contract import Split
 
 from ._coco_file import AnnotationFile, ImageEntry, parse
 from ._examples import Example, Truth
-from ._folder import UNREADABLE, _rgb, _unreadable
 from ._framing import fitted
+from ._image_files import UNREADABLE, rgb, unreadable
 from ._run_lengths import decoded
 
 LAYOUT = "expected annotations/instances_train*.json and annotations/instances_val*.json"
@@ -33,7 +33,7 @@ class Coco:
         try:
             missing = None if path.is_dir() else "is a file" if path.exists() else "does not exist"
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if missing:
             raise UserError(f"data path {str(path)!r} {missing}; {LAYOUT}")
         self._masks = masks
@@ -45,7 +45,7 @@ class Coco:
             content = _content(source)
             digest.update(hashlib.sha256(content).digest())
             files[split] = parse(source, content, masks)
-            self._folders[split] = _images(path, source, split)
+            self._folders[split] = image_files(path, source, split)
         categories = files["train"].categories
         if files["val"].categories != categories:
             raise UserError(f"{str(sources['val'])!r} has other categories than {str(sources['train'])!r}")
@@ -92,7 +92,7 @@ class Coco:
             except (OSError, ValueError) as error:
                 if isinstance(error, UserError):
                     raise
-                raise _unreadable(image, error) from error
+                raise unreadable(image, error) from error
         return "".join(sorted(lines)).encode("utf-8", "surrogatepass")
 
 
@@ -106,7 +106,7 @@ def _annotations(path: Path, split: Split) -> Path:
     try:
         found = sorted(folder.glob(f"instances_{split}*.json"))
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
         raise UserError(f"{str(folder)!r} needs one instances_{split}*.json, and has {names}; {LAYOUT}")
@@ -119,10 +119,10 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
 
 
-def _images(path: Path, source: Path, split: Split) -> Path:
+def image_files(path: Path, source: Path, split: Split) -> Path:
     """Return the folder of the images of ``split``."""
     name = source.stem.removeprefix("instances_")  # train, train2017
     places = [path / "images" / name, path / name, path / "images" / split, path / split]
@@ -143,11 +143,11 @@ def _load(path: Path, size: tuple[int, int], least: tuple[int, int]) -> NDArray[
                     f"{str(path)!r} is {width} x {height} pixels, and annotated as one of {size[1]} x {size[0]}"
                 )
             image.draft(None, least[::-1])  # only for JPEG; a whole part of the size, never below ``least``
-            return np.array(_rgb(image))
+            return np.array(rgb(image))
     except UserError:
         raise
     except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _masks(objects: list[dict[str, Any]], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -6,21 +6,16 @@ from PIL import Image, ImageOps
 
 from attnbench.errors import UserError
 
-from ._folder import UNREADABLE, _rgb
+from ._image_files import UNREADABLE, rgb
 
 
 def decoded(content: bytes, where: str) -> Image.Image:
     """Return the image in ``content``; one that cannot be read is a ``UserError`` that says ``where``."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            return rgb(ImageOps.exif_transpose(image))
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise unreadable(where, error) from error
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """Return ``image`` in RGB: transparency over white, 16-bit grey by its upper byte."""
-    return _rgb(image)
 
 
 def unreadable(where: str, error: Exception) -> UserError:

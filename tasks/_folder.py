@@ -7,21 +7,18 @@ another image. Hidden files and files without an image's extension are passed ov
 
 import hashlib
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from attnbench.errors import UserError
 from attnbench.task_contract import Split
 
+from ._image_files import extensions, image_files, load, unreadable
+
 LAYOUT = "expected train/<class>/* and val/<class>/*"
-# torchvision, which takes two seconds to import, is imported where it is used: the embedded data do without it.
-UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error)
 
 
 class Folder:
@@ -31,7 +28,7 @@ class Folder:
         try:
             missing = None if path.is_dir() else "is a file" if path.exists() else "does not exist"
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if missing:
             raise UserError(f"data path {str(path)!r} {missing}; {LAYOUT}")
         self.classes = tuple(sorted(folder.name for folder in _subfolders(path, "train")))
@@ -55,9 +52,9 @@ class Folder:
         for folder in _subfolders(path, split):
             if folder.name not in self.classes:
                 raise UserError(f"class {folder.name!r} of {str(path / split)!r} is not among those of train")
-            files = sorted(_images(folder))
+            files = sorted(image_files(folder))
             if not files:
-                raise UserError(f"class folder {str(folder)!r} holds no image; known are {', '.join(_extensions())}")
+                raise UserError(f"class folder {str(folder)!r} holds no image; known are {', '.join(extensions())}")
             label = self.classes.index(folder.name)
             yield from ((file, label) for file in files)
 
@@ -68,27 +65,8 @@ class Folder:
             try:
                 lines.append(os.fsencode(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n"))
             except OSError as error:
-                raise _unreadable(file, error) from error
+                raise unreadable(file, error) from error
         return hashlib.sha256(b"".join(sorted(lines))).hexdigest()[:16]
-
-
-def load(path: Path) -> Image.Image:
-    """Return the image at ``path``, upright and in RGB; one that cannot be read is a ``UserError`` that names it."""
-    try:
-        with Image.open(path) as image:
-            return _rgb(ImageOps.exif_transpose(image))
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits; PIL would clip them to 8
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
-        straight = image.convert("LA") if image.mode == "La" else image  # premultiplied; no direct way from it
-        clear = straight.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-    return image.convert("RGB")
 
 
 def _subfolders(path: Path, split: Split) -> list[Path]:
@@ -99,38 +77,7 @@ def _subfolders(path: Path, split: Split) -> list[Path]:
     try:
         found = sorted(item for item in parent.iterdir() if item.is_dir() and not item.name.startswith("."))
     except OSError as error:
-        raise _unreadable(parent, error) from error
+        raise unreadable(parent, error) from error
     if not found:
         raise UserError(f"{str(parent)!r} holds no class folder; {LAYOUT}")
     return found
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    """Yield the images at any depth; linked folders are followed, each once."""
-    seen, extensions = {folder.resolve()}, _extensions()
-    for parent, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
-        places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
-        folders[:] = [name for place, name in places.items() if place not in seen]
-        seen.update(places)
-        for name in files:
-            if name.lower().endswith(extensions) and not name.startswith("."):
-                file = Path(parent, name)
-                if file.exists() and not file.is_file():  # reading a pipe would wait for ever
-                    raise UserError(f"{str(file)!r} is no regular file")
-                yield file
-
-
-def _extensions() -> tuple[str, ...]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
-    found: tuple[str, ...] = IMG_EXTENSIONS
-    return found
-
-
-def _stop(error: OSError) -> None:
-    raise _unreadable(Path(error.filename), error)
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())
-    return UserError(f"cannot read {str(path)!r}: {reason or type(error).__name__}")

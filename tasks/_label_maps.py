@@ -22,7 +22,7 @@ from PIL import Image
 from attnbench.errors import UserError
 from attnbench.task_contract import Split
 
-from ._folder import UNREADABLE, _images, _rgb, _unreadable
+from ._image_files import UNREADABLE, image_files, rgb, unreadable
 from ._iou import IGNORE
 
 LAYOUT = (
@@ -97,11 +97,11 @@ class LabelMaps:
                     sizes = f"{opened.width} x {opened.height} and {labels.shape[1]} x {labels.shape[0]} pixels"
                     raise UserError(f"image {str(image)!r} and label map {str(annotation)!r} must be equal: {sizes}")
                 opened.draft(None, (columns, rows))  # None keeps the mode
-                return np.asarray(_rgb(opened)), labels
+                return np.asarray(rgb(opened)), labels
         except UserError:
             raise
         except (*UNREADABLE, Image.DecompressionBombError) as error:
-            raise _unreadable(image, error) from error
+            raise unreadable(image, error) from error
 
     def _labels(self, path: Path) -> NDArray[np.int16]:
         raw = _read(path)
@@ -139,7 +139,7 @@ class LabelMaps:
                 try:
                     line = f"{split}\0{file.relative_to(path).as_posix()}\0{file.stat().st_size}"
                 except OSError as error:
-                    raise _unreadable(file, error) from error
+                    raise unreadable(file, error) from error
                 lines.append(os.fsencode(line))
         return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
@@ -154,7 +154,7 @@ def _layout(path: Path) -> Layout:
         if all((path / name).is_dir() for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")):
             return PASCAL
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     raise UserError(f"data path {str(path)!r} is of no known layout; {LAYOUT}")
 
 
@@ -193,7 +193,7 @@ def _by_stem(folder: Path, extension: str = "") -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"folder {str(folder)!r} is missing; {LAYOUT}")
     found: dict[str, Path] = {}
-    for file in sorted(_images(folder)):
+    for file in sorted(image_files(folder)):
         if not file.name.lower().endswith(extension):
             continue
         stem = file.relative_to(folder).with_suffix("").as_posix()
@@ -218,7 +218,7 @@ def _read(path: Path) -> NDArray[np.uint16]:
     except UserError:
         raise
     except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if raw.min() < 0 or raw.max() >= 2**16:
         raise UserError(f"label map {str(path)!r} holds labels beyond 16 bits")
     return raw.astype(np.uint16)
@@ -246,4 +246,4 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error

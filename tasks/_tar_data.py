@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from attnbench.errors import UserError
 from attnbench.task_contract import Split
 
-from ._folder import _extensions
+from ._image_files import extensions
 from ._packed import Entry, Packed, manifest, tars
 from ._tar_members import Member, members
 
@@ -37,14 +37,14 @@ def open_tar(place: str) -> Packed:
 
 def _labelled(files: list[Path]) -> list[tuple[Member, str]]:
     """Return each image with the name of its class, sorted by class and name."""
-    extensions, found = _extensions(), []
+    known, found = extensions(), []
     for file in files:
         for member in members(file):
             path = PurePosixPath(member.name)
-            if path.suffix.lower() in extensions and not path.name.startswith("."):
+            if path.suffix.lower() in known and not path.name.startswith("."):
                 found.append((member, _class(member, file.stem if len(files) > 1 else "")))
     if not found:
-        raise UserError(f"{str(files[0])!r} holds no image; known are {', '.join(extensions)}")
+        raise UserError(f"{str(files[0])!r} holds no image; known are {', '.join(known)}")
     return sorted(found, key=lambda item: (item[1], PurePosixPath(item[0].name).parts, item[0].holder))
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from attnbench.errors import UserError, unknown
 from attnbench.task_contract import Split
 
-from ._decoded import rgb, unreadable
-from ._folder import UNREADABLE
+from ._decoded import unreadable
+from ._image_files import UNREADABLE, rgb
 
 
 @dataclass(frozen=True, slots=True)
