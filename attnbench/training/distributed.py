@@ -65,7 +65,7 @@ def train_in_processes(
 ) -> Training:
     """Train in ``processes`` fresh processes and load the weights into ``model``; see :func:`loop.train`.
 
-    On CUDA process ``i`` trains on ``cuda:i``. Batch norms take the statistics of their process's images.
+    On CUDA process ``i`` trains on ``cuda:i``. Elsewhere batch norms take the statistics of their process's images.
 
     Args:
         model: receives the weights; wherever it is, it does not train.

@@ -23,7 +23,12 @@ class Together:
         self.rank, self.ranks = int(accelerator.process_index), int(accelerator.num_processes)
 
     def wrap(self, objective: nn.Module) -> nn.Module:
-        """Return ``objective`` in torch's DistributedDataParallel, which starts with the first process's weights."""
+        """Return ``objective`` in torch's DistributedDataParallel, which starts with the first process's weights.
+
+        On CUDA batch norms take the statistics of all processes' images, as the papers' do; torch can do it there only.
+        """
+        if self._accelerator.device.type == "cuda":
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
         wrapped: nn.Module = self._accelerator.prepare(objective)
         return wrapped
 
