@@ -50,6 +50,7 @@ class RunConfig:
     timeout: float = 3600.0  # seconds for one cell; a training may take longer while it makes progress
     budget: str | None = None  # for the whole run: seconds, or such as 10m or 1h30m; what does not fit is skipped
     memory_limit: str | None = None  # for one cell: bytes, or such as 8GiB; None: what this machine has free
+    checkpoint: float = 60.0  # seconds between the states of a training that it can go on from
     cell_limit: float = 40.0  # without a budget: seconds that one cost cell may need at least, as predicted
     recipe: dict[str, Any] = field(default_factory=dict)  # recipe.name, and changes such as recipe.mixup=0.8
     timing: Timing = field(default_factory=Timing)

@@ -36,6 +36,7 @@ class Context:
     weights: Path  # folder of trained weights
     workers: int
     processes: int = 1
+    every: float = 60.0  # seconds between checkpoints
 
 
 def weights_file(cell: Cell, folder: Path) -> Path:
@@ -58,6 +59,7 @@ def training(cell: Cell, context: Context, progress: Progress) -> tuple[Measurem
         "workers": context.workers,
         "progress": progress,
         "checkpoint": checkpoint,
+        "every": context.every,
     }
     if context.processes > 1:
         build = partial(_ready, cell, context.data)

@@ -52,7 +52,11 @@ class Runner:
         self.folder = folder
         self.weights = folder / WEIGHTS
         self.context = Context(
-            planned.config.data, self.weights.resolve(), planned.config.workers, planned.config.processes
+            data=planned.config.data,
+            weights=self.weights.resolve(),
+            workers=planned.config.workers,
+            processes=planned.config.processes,
+            every=planned.config.checkpoint,
         )
         self.recorded = {} if planned.config.rerun else latest(load(folder))
         self.done = {key for key, record in self.recorded.items() if record.status in FINAL}

@@ -112,6 +112,7 @@ def check_numbers(config: RunConfig) -> None:
         "timing.sample": timing.sample,
         "timing.launch": timing.launch,
         "cell_limit": config.cell_limit,
+        "checkpoint": config.checkpoint,
     }
     for name, number in positive.items():
         if not (number > 0 and math.isfinite(number)):
