@@ -22,7 +22,6 @@ COLUMNS: Final = (
     "mechanism",
     "size",
     "task",
-    "head",
     "resolution",
     "status",
     "reason",
@@ -79,6 +78,7 @@ COLUMNS: Final = (
     "attention_kernel",
     "noise_floor",
     "conditions",
+    "head",
 )
 RATIOS: Final = {"latency": "time", "training_step": "training", "best_batch": "best"}  # probe -> name of its columns
 MACS_AGREEMENT: Final = 0.005  # counts that differ by more are shown, and the row is not ranked
