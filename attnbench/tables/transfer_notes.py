@@ -27,8 +27,8 @@ SEGMENTATION: Final = (
     "parameters, not in MACs. Semantic FPN's are at what the remarks say, else at the crop's size.",
     "Swin-Large's 3230 G with UperNet are not those of 640x2560, where the decoder costs about 1.35 T and stages of "
     "34.5 G at 224 about 1.13 T.",
-    "Focal with UperNet is measured with classification's regions. Its printed counts are higher; with the regions of "
-    "detection (see table coco) 962, 1063 and 1221 G would be, and why was not found.",
+    "Focal with UperNet is measured with classification's regions, below what is printed; with those of detection (see "
+    "table coco) it has 962, 1063 and 1221 G, still below. The reason was not found.",
 )
 _MEASURED: Final = "Parameters and MACs measured here:"
 _REASONS: Final = (NO_MODEL, NO_NETWORK, TOO_NARROW)
