@@ -52,6 +52,9 @@ def needs(name: str, selection: Selection, buildable: Iterable[str]) -> tuple[Ne
         found += counts.needs(selection, list(buildable))
     if name in ("ablations", SCORECARD, ALL):
         found += ablations.needs(selection)
+    for table in ("coco", "ade20k"):
+        if name in (table, SCORECARD, ALL):
+            found += transfer.needs(table, selection)
     return tuple({(need.key, need.resolution): need for need in found}.values())
 
 

@@ -144,7 +144,7 @@ def _record(table: Table, row: Row, cell: Cell, reported: Reported | None) -> di
     name, _, unit = quantity.header.partition(" (")
     found: dict[str, str | float | None] = dict.fromkeys(FIELDS)
     found |= {"table": table.name, "row": ", ".join(row.lead), "model": row.model, "quantity": name}
-    found["unit"] = unit.rstrip(")") or "1"
+    found |= {"unit": unit.rstrip(")") or "1", "reason": cell.why}
     if reported is not None:
         note = "; ".join(filter(None, [reported.note, f"from {reported.behind}" if reported.behind else None]))
         found |= {"reported": reported.printed, "source": reported.source, "kind": reported.kind, "note": note or None}

@@ -57,13 +57,28 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A task's head to put behind a model's stages, by the task's and its own name, and its number of classes."""
+
+    task: str
+    name: str
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
-    """One model to measure: the key its cost is looked up under, and how to build it."""
+    """One model to measure: the key its cost is looked up under, and how to build it.
+
+    ``resolution`` is that of the image counted; the model is built for ``built``, where that is another. Without a
+    ``head`` it has its classifier.
+    """
 
     key: str
     name: str
     resolution: Resolution
     changes: tuple[tuple[str, Any], ...] = ()
+    head: Head | None = None
+    built: Resolution | None = None
 
 
 @dataclass(frozen=True, slots=True)

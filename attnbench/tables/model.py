@@ -64,11 +64,12 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One quantity of one row."""
+    """One quantity of one row; ``why`` says why nothing was measured that others of its table have measured."""
 
     quantity: Quantity
     reported: tuple[Reported, ...] = ()
     here: Here | None = None
+    why: str | None = None
 
     def verdict(self, reported: Reported) -> str:
         """Return the verdict on one reported value."""

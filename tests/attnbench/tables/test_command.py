@@ -82,11 +82,22 @@ def test_accuracy_is_that_of_eval_where_weights_and_data_are_given(
     assert float(found["measured"]) == pytest.approx(100 * json.loads(capsys.readouterr().out)["top1"])
 
 
-@pytest.mark.parametrize("name", ["configs", "throughput", "coco", "detectors", "ade20k"])
+@pytest.mark.parametrize("name", ["configs", "throughput", "detectors"])
 @pytest.mark.parametrize("form", ["terminal", "markdown", "csv", "latex"])
 def test_a_table_without_costs_is_printed_at_once(name: str, form: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_table(options(name, "--format", form)) == 0
     assert "Swin-Tiny" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "model"), [("coco", "PVTv2-B1"), ("ade20k", "PVTv2-B1")])
+@pytest.mark.parametrize("form", ["terminal", "markdown", "csv", "latex"])
+def test_a_table_of_tasks_has_measured_costs_in_every_format(
+    name: str, model: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_table(options(name, "--models", "pvt_v2_b1", "--format", form)) == 0
+    printed = capsys.readouterr().out
+    assert model in printed
+    assert "reproduces" in printed
 
 
 def test_the_table_of_two_models_is_measured_and_written_as_csv(
@@ -128,7 +139,7 @@ def test_the_timing_is_asked_once_and_its_ratios_are_shown(capsys: pytest.Captur
 
 def test_a_terminal_table_in_a_file_has_no_colours(tmp_path: Path) -> None:
     file = tmp_path / "coco.txt"
-    assert run_table(options("coco", "--out", str(file))) == 0
+    assert run_table(options("coco", "--models", "pvt_v2_b1", "--out", str(file))) == 0
     assert "\x1b" not in file.read_text(encoding="utf-8")
 
 
