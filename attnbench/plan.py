@@ -64,6 +64,7 @@ def plan(config: RunConfig) -> Plan:
             classes = config.num_classes or _classes(config, found, task)
             cells += _cost_cells(config, found, resolutions, common | {"num_classes": classes})
         if "accuracy" in config.measure:
+            _check_parts(config, recipe)
             data = {"data": task.identity, "num_classes": task.num_classes, "recipe": recipe.to_json()}
             cells += _accuracy_cells(config, found, resolutions, common | data)
             notes += _notes(config, task, recipe)
@@ -106,6 +107,15 @@ def _heads(config: RunConfig, found: tuple[Contender, ...]) -> dict[str, str | N
     if foreign is not None and dense is not None:
         raise UserError(f"{dense} needs the maps of four stages, which {foreign} does not give; compare it otherwise")
     return chosen
+
+
+def _check_parts(config: RunConfig, recipe: Recipe) -> None:
+    parts = config.processes * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise UserError(
+            f"recipe.batch_size ({recipe.batch_size}) does not divide into {config.processes} processes of "
+            f"{recipe.accumulate} accumulated parts each"
+        )
 
 
 def _notes(config: RunConfig, task: Task, recipe: Recipe) -> Iterable[str]:

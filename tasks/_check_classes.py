@@ -5,8 +5,9 @@ from pathlib import Path
 from attnbench.data_report import Problems, Progress, Report
 from attnbench.errors import UserError
 
-from ._check_images import Seen, entries, existing, files_below, folders_in, leaks, look_at
+from ._check_images import Seen, entries, folders_in, images_and_others, leaks, look_at
 from ._folder import LAYOUT
+from ._image_files import folder_at
 
 SPLITS = ("train", "val")
 
@@ -17,7 +18,7 @@ def check(path: str, progress: Progress | None = None) -> Report:
     Raises:
         UserError: no folder, or neither split in it.
     """
-    root, problems = existing(path, LAYOUT), Problems([])
+    root, problems = folder_at(path, LAYOUT), Problems([])
     if not any((root / split).is_dir() for split in SPLITS):
         raise UserError(f"data path {path!r} has no folder 'train' and no folder 'val'; {LAYOUT}")
     images = {split: _images(root, split, problems) for split in SPLITS}
@@ -49,7 +50,7 @@ def _images(root: Path, split: str, problems: Problems) -> dict[str, list[Path]]
             problems.warning("file outside class folders", item.relative_to(root), "not read")
     found = {}
     for place in folders_in(folder):
-        images, others = files_below(place)
+        images, others = images_and_others(place)
         found[place.name] = images
         if not images:
             problems.error("class folder without images", place.relative_to(root))

@@ -8,7 +8,8 @@ from attnbench.data_report import Problems, Progress, Report
 from attnbench.errors import UserError
 
 from ._check_coco_file import Annotation, AnnotationFile, examine
-from ._check_images import Seen, existing, leaks, look_at
+from ._check_images import Seen, leaks, look_at
+from ._image_files import folder_at
 
 LAYOUT: Final = "expected annotations/instances_train*.json and annotations/instances_val*.json"
 SPLITS: Final = ("train", "val")
@@ -21,7 +22,7 @@ def check(path: str, progress: Progress | None = None) -> Report:
     Raises:
         UserError: no folder, or no annotation file in it.
     """
-    root, problems = existing(path, LAYOUT), Problems([])
+    root, problems = folder_at(path, LAYOUT), Problems([])
     sources = {split: sorted((root / "annotations").glob(f"instances_{split}*.json")) for split in SPLITS}
     if not any(sources.values()):
         raise UserError(f"data path {path!r} has no annotations of COCO's format; {LAYOUT}")

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from attnbench.data_report import Problems, Progress
 from attnbench.errors import UserError
 
-from ._image_files import UNREADABLE, extensions, stop
+from ._image_files import UNREADABLE, extensions, files_below
 
 MOST: Final = 16  # threads
 CHUNK: Final = 4096  # images that wait for a thread; each costs a kilobyte
@@ -58,22 +58,17 @@ def leaks(problems: Problems, root: Path, train: Iterable[Seen], val: Iterable[S
             )
 
 
-def files_below(folder: Path) -> tuple[list[Path], list[Path]]:
+def images_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the images and the other files at any depth, sorted; hidden ones are passed over, links followed once.
 
     Raises:
         UserError: a folder that cannot be read.
     """
+    known = extensions()
     images: list[Path] = []
     others: list[Path] = []
-    seen, known = {folder.resolve()}, extensions()
-    for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True):
-        places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
-        folders[:] = [name for place, name in places.items() if place not in seen]
-        seen.update(places)
-        for name in files:
-            if not name.startswith("."):
-                (images if name.lower().endswith(known) else others).append(Path(parent, name))
+    for file in files_below(folder):
+        (images if file.name.lower().endswith(known) else others).append(file)
     return sorted(images), sorted(others)
 
 
@@ -92,22 +87,6 @@ def entries(folder: Path) -> list[Path]:
         return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     except OSError as error:
         raise UserError(f"cannot read {str(folder)!r}: {error.strerror}") from error
-
-
-def existing(path: str, layout: str) -> Path:
-    """Return ``path`` as a folder that is there.
-
-    Raises:
-        UserError: it is not.
-    """
-    try:
-        root = Path(path)
-        missing = None if root.is_dir() else "is a file" if root.exists() else "does not exist"
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path!r}: {error}") from error
-    if missing:
-        raise UserError(f"data path {path!r} {missing}; {layout}")
-    return root
 
 
 def _seen(path: Path, look: Callable[[Image.Image], Any]) -> Seen:

@@ -13,7 +13,8 @@ from PIL import Image
 from attnbench.data_report import Problems, Progress, Report
 from attnbench.errors import UserError
 
-from ._check_images import Seen, existing, files_below, leaks, look_at
+from ._check_images import Seen, images_and_others, leaks, look_at
+from ._image_files import folder_at
 
 LAYOUT: Final = (
     "expected ADE20K's images/{training,validation} and annotations/{training,validation}, "
@@ -49,7 +50,7 @@ def check(path: str, progress: Progress | None = None) -> Report:
     Raises:
         UserError: no folder, or none of the two layouts.
     """
-    root, problems = existing(path, LAYOUT), Problems([])
+    root, problems = folder_at(path, LAYOUT), Problems([])
     layout = _layout(root)
     pairs = {split: (_ade20k if layout is ADE20K else _pascal)(root, split, problems) for split in layout.splits}
     every = list(dict.fromkeys(pair for found in pairs.values() for pair in found))
@@ -116,7 +117,7 @@ def _by_stem(root: Path, folder: Path, problems: Problems, *, maps: bool = False
     if not folder.is_dir():
         problems.error("missing folder", folder.relative_to(root), LAYOUT)
         return {}
-    images, others = files_below(folder)
+    images, others = images_and_others(folder)
     found: dict[str, Path] = {}
     for file in images:
         stem = file.relative_to(folder).with_suffix("").as_posix()

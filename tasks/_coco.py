@@ -20,7 +20,7 @@ from attnbench.task_contract import Split
 from ._coco_file import AnnotationFile, ImageEntry, parse
 from ._examples import Example, Truth
 from ._framing import fitted
-from ._image_files import UNREADABLE, rgb, unreadable
+from ._image_files import UNREADABLE, folder_at, rgb, unreadable
 from ._run_lengths import decoded
 
 LAYOUT = "expected annotations/instances_train*.json and annotations/instances_val*.json"
@@ -30,12 +30,7 @@ class Coco:
     """The images and annotations under a path; ``masks`` asks for masks of every object."""
 
     def __init__(self, path: Path, masks: bool) -> None:
-        try:
-            missing = None if path.is_dir() else "is a file" if path.exists() else "does not exist"
-        except OSError as error:
-            raise unreadable(path, error) from error
-        if missing:
-            raise UserError(f"data path {str(path)!r} {missing}; {LAYOUT}")
+        folder_at(path, LAYOUT)
         self._masks = masks
         digest = hashlib.sha256()
         files: dict[Split, AnnotationFile] = {}

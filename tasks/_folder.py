@@ -16,7 +16,7 @@ from PIL import Image
 from attnbench.errors import UserError
 from attnbench.task_contract import Split
 
-from ._image_files import extensions, image_files, load, unreadable
+from ._image_files import extensions, folder_at, image_files, load, unreadable
 
 LAYOUT = "expected train/<class>/* and val/<class>/*"
 
@@ -25,12 +25,7 @@ class Folder:
     """The images under a path."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            missing = None if path.is_dir() else "is a file" if path.exists() else "does not exist"
-        except OSError as error:
-            raise unreadable(path, error) from error
-        if missing:
-            raise UserError(f"data path {str(path)!r} {missing}; {LAYOUT}")
+        folder_at(path, LAYOUT)
         self.classes = tuple(sorted(folder.name for folder in _subfolders(path, "train")))
         if len(self.classes) < 2:
             raise UserError(f"{str(path / 'train')!r} holds one class; a classification needs two")

@@ -39,19 +39,40 @@ def rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def folder_at(path: str | Path, layout: str) -> Path:
+    """Return ``path``, which is a folder.
+
+    Raises:
+        UserError: it is not; the message says what was expected there.
+    """
+    try:
+        root = Path(path)
+        missing = None if root.is_dir() else "is a file" if root.exists() else "does not exist"
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if missing:
+        raise UserError(f"data path {str(path)!r} {missing}; {layout}")
+    return root
+
+
 def image_files(folder: Path) -> Iterator[Path]:
     """Yield the images at any depth; linked folders are followed, each once."""
-    seen, known = {folder.resolve()}, extensions()
+    known = extensions()
+    for file in files_below(folder):
+        if file.name.lower().endswith(known):
+            if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+                raise UserError(f"{str(file)!r} is no regular file")
+            yield file
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files at any depth that are not hidden; linked folders are followed, each once."""
+    seen = {folder.resolve()}
     for parent, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for place, name in places.items() if place not in seen]
         seen.update(places)
-        for name in files:
-            if name.lower().endswith(known) and not name.startswith("."):
-                file = Path(parent, name)
-                if file.exists() and not file.is_file():  # reading a pipe would wait for ever
-                    raise UserError(f"{str(file)!r} is no regular file")
-                yield file
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
 def extensions() -> tuple[str, ...]:
@@ -67,7 +88,7 @@ def stop(error: OSError) -> None:
     raise unreadable(Path(error.filename), error)
 
 
-def unreadable(path: Path, error: Exception) -> UserError:
+def unreadable(path: str | Path, error: Exception) -> UserError:
     """Return the error of a file that cannot be read, in one line."""
     reason = " ".join((error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split())
     return UserError(f"cannot read {str(path)!r}: {reason or type(error).__name__}")

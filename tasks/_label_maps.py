@@ -22,7 +22,7 @@ from PIL import Image
 from attnbench.errors import UserError
 from attnbench.task_contract import Split
 
-from ._image_files import UNREADABLE, image_files, rgb, unreadable
+from ._image_files import UNREADABLE, folder_at, image_files, rgb, unreadable
 from ._iou import IGNORE
 
 LAYOUT = (
@@ -145,10 +145,8 @@ class LabelMaps:
 
 
 def _layout(path: Path) -> Layout:
+    folder_at(path, LAYOUT)
     try:
-        missing = None if path.is_dir() else "is a file" if path.exists() else "does not exist"
-        if missing:
-            raise UserError(f"data path {str(path)!r} {missing}; {LAYOUT}")
         if (path / "images").is_dir() and (path / "annotations").is_dir():
             return ADE20K
         if all((path / name).is_dir() for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation")):
