@@ -82,7 +82,7 @@ def accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measurem
     model, task = _ready(cell, context.data, device)
     model.load_state_dict(load_file(weights_file(cell, context.weights), device=cell.device))
     try:
-        scores, outcomes = evaluate(
+        found = evaluate(
             model,
             task,
             Recipe.from_json(cell.recipe or {}),
@@ -96,13 +96,14 @@ def accuracy(cell: Cell, context: Context, progress: Progress) -> tuple[Measurem
         if cell.size != TIMM:
             raise
         raise UnsupportedError(f"{cell.mechanism} at {cell.resolution}: {error}") from error
-    rest = [quantity(name, value) for name, value in scores.items() if name != task.headline]
-    return quantity(task.headline, scores[task.headline], samples=tuple(outcomes), kind="per image"), *rest
-
-
-def forget_checkpoint(cell: Cell, folder: Path) -> None:
-    """Remove the checkpoint of a training whose record is kept."""
-    weights_file(cell, folder).with_suffix(".checkpoint").unlink(missing_ok=True)
+    scores = dict(found.metrics)
+    headline = quantity(task.headline, scores.pop(task.headline), samples=tuple(found.outcomes), kind="per image")
+    classes = (
+        quantity(metric, value, kind=name)
+        for metric, values in found.by_class.items()
+        for name, value in values.items()
+    )
+    return headline, *(quantity(name, value) for name, value in scores.items()), *classes
 
 
 def _ready(cell: Cell, data: str | None, device: torch.device) -> tuple[nn.Module, Task]:

@@ -81,6 +81,7 @@ METRICS: Mapping[str, Metric] = {
     "top1": Metric("1", "higher", "Share of validation images whose highest logit is the true class."),
     "top5": Metric("1", "higher", "Share of validation images whose true class is among the five highest logits."),
     "miou": Metric("1", "higher", "Mean over classes of intersection over union, all validation pixels together."),
+    "class_iou": Metric("1", "higher", "Intersection over union of one class, which the measurement's kind names."),
     "pixel_accuracy": Metric("1", "higher", "Share of labelled validation pixels whose class is right."),
     "box_ap": Metric("1", "higher", "COCO's average precision of boxes, over IoU thresholds from 0.5 to 0.95."),
     "box_ap50": Metric("1", "higher", "Average precision of boxes at IoU 0.5."),

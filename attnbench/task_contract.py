@@ -49,7 +49,10 @@ class Loading:
 
 
 class Score(Protocol):
-    """Collects predictions and says how good they were."""
+    """Collects predictions and says how good they were.
+
+    One that scores classes too has ``by_class``: metric, then class, to value; classes without a value are left out.
+    """
 
     @property
     def outcomes(self) -> list[float]:

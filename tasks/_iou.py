@@ -65,9 +65,10 @@ class MeanIou:
         }
 
     @property
-    def per_class(self) -> dict[str, float | None]:
-        """Return each class's IoU; None where no pixel is of it or was taken for it."""
-        return dict(zip(self.classes, self._ious(), strict=True))
+    def by_class(self) -> dict[str, dict[str, float]]:
+        """Return each class's IoU, without those that no pixel is of or was taken for."""
+        pairs = zip(self.classes, self._ious(), strict=True)
+        return {"class_iou": {name: iou for name, iou in pairs if iou is not None}}
 
     def _add(self, predicted: Tensor, true: Tensor) -> None:
         counted = true != IGNORE

@@ -11,13 +11,13 @@ FIGURES = "figures"
 def write(folder: Path, records: Sequence[Record], config_text: str) -> list[Path]:
     """Write ``figures/``, ``report.md``, ``table.csv`` and what else there is to say into ``folder``; return the paths.
 
-    That is ``scores.csv``, ``paired.csv``, ``convergence.csv`` and ``growth.csv``. Each file is there whole or not at
-    all; one of an earlier report that has nothing to say any more goes.
+    That is ``scores.csv``, ``classes.csv``, ``paired.csv``, ``convergence.csv`` and ``growth.csv``. Each file is there
+    whole or not at all; one of an earlier report that has nothing to say any more goes.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    from attnbench.report import convergence_text, growth_text, loading, paired_text, scores_text
+    from attnbench.report import classes, convergence_text, growth_text, loading, paired_text, scores_text
     from attnbench.report.convergence import convergence
     from attnbench.report.curves import charts
     from attnbench.report.figures import draw
@@ -39,6 +39,7 @@ def write(folder: Path, records: Sequence[Record], config_text: str) -> list[Pat
     drawn = draw(table, folder / FIGURES, known, drawn_charts)
     sections = [
         scores_text.section(scored),
+        classes.section(scored),
         paired_text.section(paired),
         convergence_text.section(arrived),
         loading.section(trained),
@@ -49,6 +50,7 @@ def write(folder: Path, records: Sequence[Record], config_text: str) -> list[Pat
         "table.csv": to_csv(table),
         "report.md": report(records, table, config_text, linked, sections, known),
         "scores.csv": scores_text.to_csv(scored) if scored else None,
+        "classes.csv": classes.to_csv(scored),
         "paired.csv": paired_text.to_csv(paired) if any(one.pairs for one in paired) else None,
         "convergence.csv": convergence_text.to_csv(arrived) if any(one.arrivals for one in arrived) else None,
         "growth.csv": growth_text.to_csv(grown) if grown.exponents else None,

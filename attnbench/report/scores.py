@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from attnbench.report import images
 from attnbench.report.races import Entrant, Race
 from attnbench.report.rows import headline
 from attnbench.report.seeds import Seeds
+
+BY_CLASS: Final = frozenset({"class_iou"})  # metrics that a record has several times, once a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ def scores(race: Race) -> list[Score]:
         for entrant in race.entrants
         for record in entrant.seeds.values()
         for item in sorted(record.measurements, key=lambda item: item is not headline(record))
+        if item.metric not in BY_CLASS
     )
     found = [_score(entrant, metric) for metric in metrics for entrant in race.entrants]
     return [one for one in found if one is not None]

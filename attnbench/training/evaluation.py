@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -15,6 +16,15 @@ from .batches import ended
 EVALUATION_PIXELS = 16 * 224 * 224
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How good a model is."""
+
+    metrics: dict[str, float]  # the task's, by name
+    outcomes: list[float]  # of each image, in order
+    by_class: dict[str, dict[str, float]]  # metric, then class; of a task that scores classes
+
+
 def evaluate(
     model: nn.Module,
     task: Task,
@@ -25,13 +35,10 @@ def evaluate(
     autocast: torch.dtype | None,
     workers: int,
     progress: Callable[[float], None],
-) -> tuple[dict[str, float], list[float]]:
+) -> Evaluation:
     """Score ``model`` on the validation split at ``resolution`` (H, W).
 
     ``progress`` is called with the number of each batch, as a sign of life. The model is in ``eval()`` afterwards.
-
-    Returns:
-        The task's metrics by name, and the outcome of each image, in order.
     """
     loading = Loading(max(1, EVALUATION_PIXELS // math.prod(resolution)), workers=workers)
     score = task.score()
@@ -46,4 +53,4 @@ def evaluate(
             batch = batch.to(device)
             score.update(task.predict(model, batch, recipe), batch.targets)
             progress(float(number))
-    return score.compute(), score.outcomes
+    return Evaluation(score.compute(), score.outcomes, getattr(score, "by_class", {}))

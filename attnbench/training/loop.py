@@ -225,7 +225,7 @@ class _Run:
     def _evaluate(self) -> None:
         """Append the score of the weights that would be kept now to the curve."""
         state, averaged = self.state, self.average
-        metrics, _ = evaluate(
+        found = evaluate(
             self.model if averaged is None else averaged.module,
             self.task,
             self.recipe,
@@ -235,7 +235,7 @@ class _Run:
             workers=self.workers,
             progress=lambda _: self.progress(state.step / self.steps),
         )
-        state.curve.append((state.step * self.recipe.batch_size, metrics))
+        state.curve.append((state.step * self.recipe.batch_size, found.metrics))
         self.model.train()
 
     def _save(self, checkpoint: Path) -> None:

@@ -103,7 +103,7 @@ def test_the_curve_holds_scores_evenly_spread_of_what_would_be_kept(noise: Any, 
     training = fit(model, noise, recipe)
     assert [images for images, _ in training.curve] == [16, 32]
     score = evaluate(model, noise, recipe, resolution=(32, 32), device=CPU, autocast=None, workers=0, progress=print)
-    assert training.curve[-1][1] == score[0]
+    assert training.curve[-1][1] == score.metrics
 
 
 def test_evaluations_in_between_change_nothing(noise: Any, make_model: Any, fit: Any) -> None:
@@ -235,14 +235,14 @@ def test_a_model_that_cannot_recompute_is_refused(noise: Any, fit: Any) -> None:
 def test_an_evaluation_gives_the_outcome_of_every_image_in_order(noise: Any, make_model: Any) -> None:
     model = make_model()
     signs: list[float] = []
-    metrics, outcomes = evaluate(
+    found = evaluate(
         model, noise, SHORT, resolution=(32, 32), device=CPU, autocast=None, workers=0, progress=signs.append
     )
     alone = copy.deepcopy(model).eval()
     images = noise.batches("val", (32, 32), Loading(1), SHORT)
     expected = [float(alone(batch.images).argmax() == batch.targets[0]) for batch in images]
-    assert outcomes == expected
-    assert metrics == {"top1": sum(expected) / 10}
+    assert found.outcomes == expected
+    assert found.metrics == {"top1": sum(expected) / 10}
     assert signs == [0.0]
     assert not model.training
 
