@@ -92,7 +92,10 @@ def test_the_error_of_one_process_ends_all_and_is_what_is_said(tmp_path: Path) -
     ("fate", "message"),
     [("raise", r"^the second process cannot$"), ("die", "process 1 of 2 that trained was ended by SIGKILL")],
 )
-def test_what_happens_to_the_second_process_only_ends_the_first_too(fate: str, message: str) -> None:
+def test_what_happens_to_the_second_process_only_ends_the_first_too(
+    fate: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # the processes import this module by its name
     kind = UserError if fate == "raise" else RuntimeError
     with pytest.raises(kind, match=message):
         train_in_processes(
