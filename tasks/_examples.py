@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from attnbench.task_contract import Split
 
+from ._data import Data
+
 
 @dataclass(frozen=True, slots=True)
 class Truth:
@@ -35,23 +37,12 @@ class Example:
     truth: Truth
 
 
-class Source(Protocol):
+class Source(Data, Protocol):
     """Where examples come from."""
-
-    @property
-    def identity(self) -> str:
-        """Return the name of the data, or a hash of them."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, in the order of their labels."""
 
     @property
     def category_ids(self) -> tuple[int, ...]:
         """Return the ids that truths use, in the order of the labels."""
-
-    def count(self, split: Split) -> int:
-        """Return the number of examples: of training, those with an object to learn from."""
 
     def example(self, split: Split, index: int, canvas: tuple[int, int], factor: float = 1.0) -> Example:
         """Return an example to be shown at what fits ``canvas`` (H, W), times at most ``factor``.

@@ -10,22 +10,12 @@ from PIL import Image, ImageOps
 from attnbench.recipe import Recipe
 from attnbench.task_contract import Split
 
+from ._data import Data
 from ._loading import seeded
 
 
-class Images(Protocol):
+class Images(Data, Protocol):
     """Labelled images."""
-
-    @property
-    def identity(self) -> str:
-        """Return a hash of the data."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, in the order of their labels."""
-
-    def count(self, split: Split) -> int:
-        """Return the number of images."""
 
     def image(self, split: Split, index: int) -> tuple[Image.Image, int]:
         """Return an image in RGB and its label; one that cannot be read is a ``UserError`` that names it."""

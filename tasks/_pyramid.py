@@ -41,12 +41,12 @@ class Pyramid(nn.Module):
         return self.levels(OrderedDict((str(index), item) for index, item in enumerate(normed)))
 
 
-def anchors(generator: nn.Module, levels: list[Tensor], strides: tuple[int, ...]) -> list[Tensor]:
+def anchors(generator: Any, levels: list[Tensor], strides: tuple[int, ...]) -> list[Tensor]:
     """Return the anchors (N_i, 4) of each level, in pixels, float32.
 
     The generator would divide the image's size by the map's, which at the ceiling of an odd size is not the stride.
     """
-    generator.set_cell_anchors(torch.float32, levels[0].device)  # type: ignore[operator]
+    generator.set_cell_anchors(torch.float32, levels[0].device)
     grids, steps = [level.shape[-2:] for level in levels], [(stride, stride) for stride in strides]
-    found: list[Tensor] = generator.grid_anchors(grids, steps)  # type: ignore[operator]
+    found: list[Tensor] = generator.grid_anchors(grids, steps)
     return found

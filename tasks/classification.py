@@ -18,6 +18,7 @@ from attnbench.task_contract import Batch, Loading, Split
 
 from ._augmentation import decorated, mixture, normalised
 from ._check_classes import check
+from ._data import Data
 from ._loading import MIXTURE, Draw, load_batches, seeded
 from ._open import open_source
 
@@ -25,19 +26,8 @@ FIFTH = 5  # classes from which on there is a top-5
 Item = tuple[Tensor, int]
 
 
-class Source(Protocol):
+class Source(Data, Protocol):
     """Where examples come from: pictures (H, W, 3) of 8 bits with their labels."""
-
-    @property
-    def identity(self) -> str:
-        """Return the name of the data, or a hash of them."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, in the order of their labels."""
-
-    def count(self, split: Split) -> int:
-        """Return the number of examples."""
 
     def train_example(
         self, index: int, resolution: tuple[int, int], recipe: Recipe, random: np.random.Generator

@@ -7,7 +7,7 @@ at the bottom and right, with the mean colour, to its largest image, rounded up 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -77,15 +77,15 @@ class Detection:
     def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
         """Return the sum of the head's losses, the mean over images, in float32."""
         del recipe
-        maps = model.stages(batch.images)  # type: ignore[operator]
-        loss: Tensor = model.head.losses(maps, _sizes(batch), batch.targets)  # type: ignore[operator, union-attr]
+        backbone = cast(Any, model)
+        loss: Tensor = backbone.head.losses(backbone.stages(batch.images), _sizes(batch), batch.targets)
         return loss
 
     def predict(self, model: nn.Module, batch: Batch, recipe: Recipe) -> list[Found]:
         """Return the detections of each image, in pixels of the original, and clipped to it."""
         del recipe
-        maps = model.stages(batch.images)  # type: ignore[operator]
-        found = model.head.detections(maps, _sizes(batch))  # type: ignore[operator, union-attr]
+        backbone = cast(Any, model)
+        found = backbone.head.detections(backbone.stages(batch.images), _sizes(batch))
         pairs = zip(found, batch.targets, strict=True)
         return [_original(one, target["size"], target["truth"].size) for one, target in pairs]
 

@@ -23,6 +23,7 @@ from attnbench.task_contract import Batch, Loading, Split
 from ._augmentation import normalised
 from ._check_label_maps import check
 from ._crops import distorted, inference_size, resized, training_crop
+from ._data import Data
 from ._iou import IGNORE, MeanIou, Truth
 from ._label_maps import LabelMaps
 from ._loading import Draw, load_batches
@@ -36,19 +37,8 @@ WINDOWS = 8  # sliding windows that are run together
 HEADS = {"upernet": UperNet, "semantic_fpn": SemanticFpn}
 
 
-class Source(Protocol):
+class Source(Data, Protocol):
     """Where examples come from: pictures of 8 bits with label maps, -1 where a pixel is ignored."""
-
-    @property
-    def identity(self) -> str:
-        """Return the name of the data, or a hash of them."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes, each once, in the order of their labels."""
-
-    def count(self, split: Split) -> int:
-        """Return the number of images."""
 
     def example(
         self, split: Split, index: int, resolution: tuple[int, int], scale: float
@@ -97,11 +87,12 @@ class Segmentation:
         testing = _Validation(self.source, resolution, recipe.test_scales)
         return load_batches(split, self.source.count(split), loading, testing, _validation_batch)
 
-    def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:  # noqa: ARG002  # the contract's
+    def loss(self, model: nn.Module, batch: Batch, recipe: Recipe) -> Tensor:
         """Return the mean over images and pixels of the cross-entropy, ignored pixels counting as zero, in float32.
 
         An auxiliary head's loss is added with a weight of 0.4.
         """
+        del recipe
         images = aligned(batch.images)
         backbone = cast(Any, model)
         main, auxiliary = backbone.head.train_logits(backbone.stages(images))

@@ -104,32 +104,30 @@ def train(
     return run.finish()
 
 
+@dataclass
 class _Run:
     """The parts of a training, and how far it is."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        task: Task,
-        recipe: Recipe,
-        resolution: tuple[int, int],
-        seed: int,
-        device: torch.device,
-        autocast: torch.dtype | None,
-        workers: int,
-        progress: Callable[[float], None],
-        processes: Processes,
-    ) -> None:
-        self.model, self.task, self.recipe, self.resolution, self.seed = model, task, recipe, resolution, seed
-        self.device, self.autocast, self.workers, self.progress = device, autocast, workers, progress
-        self.processes = processes
+    model: nn.Module
+    task: Task
+    recipe: Recipe
+    resolution: tuple[int, int]
+    seed: int
+    device: torch.device
+    autocast: torch.dtype | None
+    workers: int
+    progress: Callable[[float], None]
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        recipe = self.recipe
         self.steps = recipe.samples // recipe.batch_size
         if not self.steps:
             raise UserError(f"recipe.samples ({recipe.samples}) must cover one batch of {recipe.batch_size}")
-        self.part_size = _part_size(recipe, processes.ranks)
-        _set_recomputation(model, recipe.checkpointing)
-        self.optimizer = make_optimizer(model, recipe)
-        self.average = _average(model, recipe) if processes.rank == 0 else None
+        self.part_size = _part_size(recipe, self.processes.ranks)
+        _set_recomputation(self.model, recipe.checkpointing)
+        self.optimizer = make_optimizer(self.model, recipe)
+        self.average = _average(self.model, recipe) if self.processes.rank == 0 else None
         self.state = State()
         self.saved: tuple[int, int] | None = None  # where the last checkpoint was written
         count = recipe.evaluations
