@@ -14,8 +14,8 @@ from attnbench.report.view import SETTING, number, setting, task_name
 _CROSSINGS: Final = 120  # shown per setting
 _PAIRS: Final = 12  # without a crossing, named per quantity
 _COLUMNS: Final = (
-    *("what", "quantity", "mechanism", "other", "task", "head", *SETTING, "kind"),
-    *("resolutions", "smallest_px", "largest_px", "value", "low", "high", "basis"),
+    *("what", "quantity", "mechanism", "other", "task", *SETTING, "kind"),
+    *("resolutions", "smallest_px", "largest_px", "value", "low", "high", "basis", "head"),
 )
 _READING: Final = """\
 Exponents p of cost = a N^p, by least squares on logarithms; N is the number of tokens, to which the pixels are
@@ -62,23 +62,24 @@ def to_csv(found: Growth) -> str:
 def _csv_lines(found: Growth) -> Iterator[tuple[object, ...]]:
     for one in found.exponents:
         sides = [point.side for point in one.series.points]
-        fit, last = one.fit, one.last
-        yield "exponent", *_line(one.series, None, sides), fit.value, fit.low, fit.high, one.basis
+        fit, last, head = one.fit, one.last, one.series.row["head"]
+        yield "exponent", *_line(one.series, None, sides), fit.value, fit.low, fit.high, one.basis, head
         if len(sides) > 2:
-            yield "last_exponent", *_line(one.series, None, sides[-2:]), last.value, last.low, last.high, "two points"
+            line = _line(one.series, None, sides[-2:])
+            yield "last_exponent", *line, last.value, last.low, last.high, "two points", head
     for pair in found.pairs:
-        line = _line(pair.first, pair.second, pair.sides)
+        line, head = _line(pair.first, pair.second, pair.sides), pair.first.row["head"]
         for crossing in pair.crossings:
             basis = "certain" if crossing.certain else "uncertain"
-            yield "crossing", *line, crossing.side, crossing.low, crossing.high, basis
+            yield "crossing", *line, crossing.side, crossing.low, crossing.high, basis, head
         if not pair.crossings:
             basis = f"{pair.cheaper or 'equal'}{'' if pair.certain else ' (uncertain)'}"
-            yield "no_crossing", *line, None, None, None, basis
+            yield "no_crossing", *line, None, None, None, basis, head
 
 
 def _line(first: Series, second: Series | None, sides: Sequence[float]) -> tuple[object, ...]:
     other = None if second is None else second.mechanism
-    held = (first.row[name] for name in ("task", "head", *SETTING))
+    held = (first.row[name] for name in ("task", *SETTING))
     return (first.metric, first.mechanism, other, *held, first.kind, len(sides), sides[0], sides[-1])
 
 
