@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -240,10 +242,22 @@ def test_equal_seeds_give_equal_accuracy_figures(
     assert again == [row["headline_value"] for row in rows]
 
 
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Let processes that start here heed Ctrl-C, whatever this one was started with."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_run_ends_at_once_keeps_its_cells_and_goes_on(signal_number: int, tmp_path: Path) -> None:
     words = [*RUN, *QUICK, "--measure", "macs,time", "--out", "run"]
-    process = subprocess.Popen([*ATTNBENCH, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # A shell starts what it puts in the background with Ctrl-C ignored, and these tests may be such.
+    with heeding_interrupts():
+        process = subprocess.Popen([*ATTNBENCH, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     records = tmp_path / "run" / "records.jsonl"
     while process.poll() is None and not (records.is_file() and records.read_bytes().count(b"\n") >= 2):
         time.sleep(0.05)
