@@ -1,7 +1,7 @@
 """Border policies of focal attention: what a window meets at the edge of the map, one frozen object per module.
 
 A policy lays the map out before the projection, extends it by what the regions reach beyond it, says which keys are
-visible, and puts the map back.
+hidden, and puts the map back.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from torch import Tensor
 from attnbench.errors import UserError
 
 from ._pooling import CentredCells, PresentCells
+from ._regions import Hidden
 from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 Regions = tuple[tuple[int, int], ...]  # per pooled level: side of the attended region, and cells to a window's side
@@ -57,13 +58,9 @@ class MaskedBorder:
         """Extend the map (B, H, W, C) by the ring on every side."""
         return extend(x, self.expand)
 
-    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """Return which keys lie inside the map: (windows, 1, keys), or None where all do."""
-        return _inside(self, height, width, device)
-
-    def hidden(self, bias: Tensor) -> Tensor | float:
-        """Return the score of a key that is not visible."""
-        return float("-inf")
+    def hidden(self, height: int, width: int, device: torch.device) -> Hidden | None:
+        """Return which keys lie outside the map, if any."""
+        return _outside(self, height, width, device)
 
     def tokens(self, height: int, width: int) -> int:
         """Return how many tokens are projected to queries, keys and values."""
@@ -134,13 +131,9 @@ class WrappedBorder:
         rows = torch.cat([x[:, -self.expand :], x, x[:, : self.expand]], dim=1)
         return torch.cat([rows[:, :, -self.expand :], rows, rows[:, :, : self.expand]], dim=2)
 
-    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """Return which keys are not masked: (windows, 1 or w², keys), or None where none is."""
-        return _unmasked(self, windows_along(height, self.window), windows_along(width, self.window), device)
-
-    def hidden(self, bias: Tensor) -> Tensor | float:
-        """Return the score of a key that is not visible; its own is zero, since it is padding."""
-        return bias + AUTHORS_MASK
+    def hidden(self, height: int, width: int, device: torch.device) -> Hidden | None:
+        """Return which keys get -100: pooled cells outside the map, and what another window's are after a shift."""
+        return _masked(self, windows_along(height, self.window), windows_along(width, self.window), device)
 
     def tokens(self, height: int, width: int) -> int:
         """Return how many tokens are projected to queries, keys and values."""
@@ -198,8 +191,8 @@ def pairs(real: NDArray[np.bool_], regions: NDArray[np.bool_]) -> int:
 
 
 @cached_constant
-def _inside(border: MaskedBorder, height: int, width: int, device: torch.device) -> Tensor | None:
-    """Return (windows, 1, keys): a row and a column are inside independently, so one axis at a time."""
+def _outside(border: MaskedBorder, height: int, width: int, device: torch.device) -> Hidden | None:
+    """Tell what is outside the map; a row and a column are inside independently, so one axis at a time."""
 
     def axis(side: int, span: int, count: int) -> NDArray[np.bool_]:
         """Return (windows, span): whether that cell, ``count`` to a window's side, holds a token of the map."""
@@ -213,12 +206,12 @@ def _inside(border: MaskedBorder, height: int, width: int, device: torch.device)
         *border.regions,
     ]  # the fine level: w cells to a window
     keys = np.concatenate([_grid(axis(height, *level), axis(width, *level)) for level in levels], axis=-1)
-    return None if keys.all() else torch.tensor(keys, device=device)
+    return Hidden.where_not(keys, float("-inf"), windows_along(width, border.window), device)
 
 
 @cached_constant
-def _unmasked(border: WrappedBorder, down: int, across: int, device: torch.device) -> Tensor | None:
-    """Return (windows, 1 or w², keys): pooled cells of the map, and within a shifted window its own region only."""
+def _masked(border: WrappedBorder, down: int, across: int, device: torch.device) -> Hidden | None:
+    """Tell all but pooled cells of the map, and but its own region within a shifted window."""
 
     def axis(windows: int, span: int, count: int) -> NDArray[np.bool_]:
         cell = np.arange(windows)[:, None] * count - (span - count) // 2 + np.arange(span)
@@ -233,7 +226,7 @@ def _unmasked(border: WrappedBorder, down: int, across: int, device: torch.devic
     pooled = [_grid(axis(down, *region), axis(across, *region)) for region in border.regions]
     pooled = [np.broadcast_to(keys, (*fine.shape[:2], keys.shape[-1])) for keys in pooled]
     keys = np.concatenate([fine, *pooled], axis=-1)
-    return None if keys.all() else torch.tensor(keys, device=device)
+    return Hidden.where_not(keys, AUTHORS_MASK, across, device)
 
 
 def _grid(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.bool_]:

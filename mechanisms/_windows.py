@@ -1,13 +1,16 @@
-"""Windows of a channels-last map: cut, mended, and attended with one bias for all and one mask each."""
+"""Windows of a channels-last map: cut and mended."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+Constant = TypeVar("Constant")
 
 AUTHORS_MASK = -100.0  # what the authors of Swin and Focal add to the score of a key that is to be hidden
 
@@ -62,45 +65,20 @@ def same_window(height: int, width: int, window: int, shifts: tuple[int, int]) -
     return same
 
 
-def attend_windows(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, visible: Tensor | None, hidden: Tensor | float = float("-inf")
-) -> Tensor:
-    """Attend within each window.
-
-    Args:
-        q: (B, windows, heads, L, D).
-        k: (B, windows, heads, K, D).
-        v: as k.
-        bias: (heads, L, K), added to the scores of every window.
-        visible: (windows, L or 1, K), True where a key may be attended; None where all may. Every query needs one.
-        hidden: what stands in the place of the bias where a key may not be attended; a tensor has the bias's shape.
-
-    Returns:
-        (B, windows, heads, L, D).
-    """
-    if visible is None:  # windows join the batch: one bias for all
-        out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=bias[None])
-        return out.unflatten(0, q.shape[:2])
-    # Windows join the heads, so that one mask serves every image of the batch without a copy per image.
-    mask = torch.where(visible[:, None], bias, hidden).flatten(0, 1)  # (windows * heads, L, K)
-    out = F.scaled_dot_product_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), attn_mask=mask[None])
-    return out.unflatten(1, q.shape[1:3])
-
-
-def cached_constant(build: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """Keep the last 64 tensors that ``build`` made: masks depend on the map's size, not on its content.
+def cached_constant(build: Callable[..., Constant]) -> Callable[..., Constant]:
+    """Keep the last 64 constants that ``build`` made: masks depend on the map's size, not on its content.
 
     They are made outside of inference mode, because a tensor made inside could not be saved for a later backward. A
     fake tensor is not kept, since it must not outlive its mode.
     """
 
     @lru_cache(maxsize=64)
-    def kept(*arguments: object) -> Tensor | None:
+    def kept(*arguments: object) -> Constant:
         with torch.inference_mode(False):
             return build(*arguments)
 
     @wraps(build)
-    def constant(*arguments: object) -> Tensor | None:
+    def constant(*arguments: object) -> Constant:
         return kept(*arguments) if type(torch.empty(0)) is Tensor else build(*arguments)
 
     return constant

@@ -23,14 +23,8 @@ from attnbench.registry import mechanism
 from ._bias import relative_position_index
 from ._focal_borders import BORDERS, extend, own_window, pairs, regions_along
 from ._pooling import POOLS, WindowPool
-from ._regions import gather_regions
-from ._windows import (
-    attend_windows,
-    merge_windows,
-    pad_to_windows,
-    split_heads_by_window,
-    windows_along,
-)
+from ._regions import Layout, attend_regions
+from ._windows import pad_to_windows, windows_along
 
 FOCAL = Paper(
     "Focal Self-attention for Local-Global Interactions in Vision Transformers", arxiv="2107.00641", year=2021
@@ -95,6 +89,7 @@ class FocalAttention(nn.Module):
         self.pool_layers = nn.ModuleList(
             WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
         )
+        self.layout = Layout(self.window, ((self.side, self.window), *self.regions), self.heads)
         self._make_biases()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,16 +97,13 @@ class FocalAttention(nn.Module):
         _, height, width, dim = x.shape
         x = self.border.enter(x)
         qkv = pad_to_windows(self.qkv(x), self.window)
-        (q,) = split_heads_by_window(qkv[..., :dim], self.window, parts=1, heads=self.heads)
         levels = [self.border.extend_fine(qkv[..., dim:])]
         bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
         for pool, (side, count) in zip(self.pool_layers, self.regions, strict=True):
             kv = F.linear(pool(x), self.qkv.weight[dim:], bias)  # pooled tokens ask nothing: no q
             levels.append(extend(kv, (side - count) // 2))
-        k, v = gather_regions(levels, [(self.side, self.window), *self.regions], self.heads)
-        scores = self._bias()
-        out = attend_windows(q, k, v, scores, self.border.visible(height, width, x.device), self.border.hidden(scores))
-        out = merge_windows(out, self.window, columns=windows_along(width, self.window))
+        hidden = self.border.hidden(height, width, x.device)
+        out = attend_regions(qkv[..., :dim], levels, self.layout, self._bias(), hidden)
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:

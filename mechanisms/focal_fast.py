@@ -227,7 +227,7 @@ class NearestFocalAttention(nn.Module):
         for module in self.pool_layers:
             held = [cast(WindowPool, module).tiles.held(real) for real in axes]
             present.append((np.outer(*held) > 0).ravel())
-        chosen = cast(Tensor, _nearest(self.selection, height, width, torch.device("cpu")))[0].numpy()
+        chosen = _nearest(self.selection, height, width, torch.device("cpu"))[0].numpy()
         rows, columns = (np.count_nonzero(real.reshape(-1, self.window), axis=1) for real in axes)
         return int(np.outer(rows, columns).ravel() @ np.count_nonzero(np.concatenate(present)[chosen], axis=1))
 
@@ -242,7 +242,7 @@ class NearestFocalAttention(nn.Module):
 
     def _gather(self, levels: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
         """Gather keys and values, each (B, heads * windows, keys, D), out of levels (B, rows, columns, 2C)."""
-        chosen = cast(Tensor, _nearest(self.selection, height, width, levels[0].device))[0]  # (windows, keys)
+        chosen = _nearest(self.selection, height, width, levels[0].device)[0]  # (windows, keys)
         parted = [level.flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4) for level in levels]
         sources = torch.cat(parted, dim=3)  # (2, B, heads, tokens and cells, D)
         gathered = sources.flatten(0, 2).index_select(1, chosen.flatten())  # (2 * B * heads, windows * keys, D)
@@ -253,9 +253,9 @@ class NearestFocalAttention(nn.Module):
         """Return (1, heads * windows, w², keys)."""
         weight = self.proj.weight
         down, across = (windows_along(side, self.window) * self.window for side in (height, width))
-        coordinates = cast(Tensor, _displacements(down, across, weight.device)).to(weight.dtype)
+        coordinates = _displacements(down, across, weight.device).to(weight.dtype)
         table = torch.cat([network(coordinates) for network in self.coord2rpb_all])  # (levels * displacements, heads)
-        rows = cast(Tensor, _bias_rows(self.selection, height, width, weight.device))  # (windows, w², keys)
+        rows = _bias_rows(self.selection, height, width, weight.device)  # (windows, w², keys)
         # gather, whose backward adds rows up many times faster on a CPU than that of index_select
         return table.t().gather(1, rows.flatten().expand(self.heads, -1)).reshape(1, -1, *rows.shape[1:])
 
@@ -318,7 +318,7 @@ def _bias_rows(selection: Selection, height: int, width: int, device: torch.devi
     tokens = np.arange(down)[:, None] * span + np.arange(across)  # codes, as in _nearest
     tiles = tokens.reshape(down // window, window, -1, window).swapaxes(1, 2)  # (nH, nW, w, w)
     queries = torch.from_numpy(tiles.reshape(-1, window**2, 1))
-    codes = cast(Tensor, _nearest(selection, height, width, torch.device("cpu")))[1]
+    codes = _nearest(selection, height, width, torch.device("cpu"))[1]
     sizes = [min(selection.topk, _choices(selection, cells, height, width)) for cells in selection.cells]
     # Tables of (2 down - 1) * span displacements, one per level; their middle is no displacement.
     starts = np.repeat(np.arange(len(sizes)) * (2 * down - 1) * span, sizes) + (down - 1) * span + across - 1

@@ -16,17 +16,8 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
-from ._windows import (
-    AUTHORS_MASK,
-    attend_windows,
-    cached_constant,
-    merge_windows,
-    pad_to_windows,
-    pairs_along,
-    same_window,
-    split_heads_by_window,
-    windows_along,
-)
+from ._regions import Hidden, Layout, attend_regions
+from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 SWIN = Paper("Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030", year=2021)
 
@@ -67,15 +58,11 @@ class MaskedBorder:
         """Return how many pairs of the map's tokens may attend each other along an axis of ``side`` tokens."""
         return pairs_along(side, self.window, self.shifts(side, side)[0])
 
-    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
+    def hidden(self, height: int, width: int, device: torch.device) -> Hidden | None:
+        """Return which tokens of a window may not attend each other, if any."""
         if height % self.window == 0 and width % self.window == 0 and not any(self.shifts(height, width)):
             return None
-        return _mask(height, width, self.window, self.shifts(height, width), device)
-
-    def hidden(self, bias: Tensor) -> Tensor | float:
-        """Return the score of a pair that may not."""
-        return float("-inf")
+        return _hidden(height, width, self.window, self.shifts(height, width), float("-inf"), device)
 
     def tokens(self, height: int, width: int) -> int:
         """Return how many tokens are projected to queries, keys and values."""
@@ -119,16 +106,12 @@ class ShrunkBorder:
         whole = windows_along(side, self.window) - 1
         return whole * self.window**2 + pairs_along(side - whole * self.window, self.window, self.window - self.shift)
 
-    def visible(self, height: int, width: int, device: torch.device) -> Tensor | None:
-        """Return which pairs of tokens may attend each other: (windows, w², w²), or None where all may."""
+    def hidden(self, height: int, width: int, device: torch.device) -> Hidden | None:
+        """Return which tokens of a window get -100 for each other, if any."""
         if not self.shift:
             return None
         padded = [windows_along(side, self.window) * self.window for side in (height, width)]
-        return _mask(padded[0], padded[1], self.window, (self.shift, self.shift), device)
-
-    def hidden(self, bias: Tensor) -> Tensor | float:
-        """Return the score of a pair that may not."""
-        return bias + AUTHORS_MASK
+        return _hidden(*padded, self.window, (self.shift, self.shift), AUTHORS_MASK, device)
 
     def tokens(self, height: int, width: int) -> int:
         """Return how many tokens are projected to queries, keys and values."""
@@ -166,6 +149,7 @@ class ShiftedWindowAttention(nn.Module):
         shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
         self.border = BORDERS[settings.border].fit(settings.window, shift, slot.grid)
         self.window = self.border.window
+        self.layout = Layout(self.window, ((self.window, self.window),), self.heads)
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, slot.heads))
@@ -175,12 +159,11 @@ class ShiftedWindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        _, height, width, _ = x.shape
+        _, height, width, dim = x.shape
         qkv = self.border.lay_out(self.qkv(self.border.enter(x)))
-        q, k, v = split_heads_by_window(qkv, self.window, parts=3, heads=self.heads)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, w², w²)
-        out = attend_windows(q, k, v, bias, self.border.visible(height, width, x.device), self.border.hidden(bias))
-        out = merge_windows(out, self.window, columns=windows_along(width, self.window))
+        hidden = self.border.hidden(height, width, x.device)
+        out = attend_regions(qkv[..., :dim], [qkv[..., dim:]], self.layout, bias, hidden)
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:
@@ -197,5 +180,8 @@ class ShiftedWindowAttention(nn.Module):
 
 
 @cached_constant
-def _mask(height: int, width: int, window: int, shifts: tuple[int, int], device: torch.device) -> Tensor:
-    return torch.tensor(same_window(height, width, window, shifts), device=device)
+def _hidden(
+    height: int, width: int, window: int, shifts: tuple[int, int], score: float, device: torch.device
+) -> Hidden | None:
+    same = same_window(height, width, window, shifts)
+    return Hidden.where_not(same, score, windows_along(width, window), device)
