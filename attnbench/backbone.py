@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
 from attnbench.errors import UserError, unknown
-from attnbench.layers import ClassificationHead, ClassTokenHead, LayerScale, Mlp
+from attnbench.layers import ClassificationHead, ClassTokenHead, LayerScale, Mlp, cut
 from attnbench.registry import MECHANISMS
 from attnbench.sizes import SIZES
 
@@ -47,18 +47,25 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        x = x + self.drop_path(self.scale1(_shaped(self.attn(self.norm1(x)), x)))
-        out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
-        return out
+        return self._transform(x + self.drop_path(self.scale1(_shaped(self.attn(self.norm1(x)), x))))
 
     def forward_tokens(self, tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
         """Map (B, prefix + H * W, C), prefix tokens first, to the same shape; ``grid`` is (H, W)."""
         first, rest = self.norm1(tokens).split([prefix, tokens.shape[1] - prefix], dim=1)
         x, first = self.attn(rest.unflatten(1, grid), first)
         attended = torch.cat([first, x.flatten(1, 2)], dim=1)
-        tokens = tokens + self.drop_path(self.scale1(attended))
-        out: Tensor = tokens + self.drop_path(self.scale2(self.mlp(self.norm2(tokens))))
-        return out
+        return self._transform(tokens + self.drop_path(self.scale1(attended)))
+
+    def _transform(self, x: Tensor) -> Tensor:
+        """Add what the MLP makes of (B, H, W, C) or (B, N, C).
+
+        On a CPU a part at a time: what is four times as wide inside stays in the cache, and its memory is used again,
+        where fresh memory for a whole map takes as long to get as the products to compute.
+        """
+        dropping = self.training and not isinstance(self.drop_path, nn.Identity)  # and an image is dropped whole
+        parts = cut(x, by_image=dropping or not self.mlp.tokenwise) if x.device.type == "cpu" else (x,)
+        added = [part + self.drop_path(self.scale2(self.mlp(self.norm2(part)))) for part in parts]
+        return added[0].view(x.shape) if len(added) == 1 else torch.cat(added).view(x.shape)
 
 
 class Backbone(nn.Module):

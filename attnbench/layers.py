@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+TOKENS = 2048  # of a part of a map, at most: with fewer the weights are read too often, with more the part leaves the cache
+
 
 class PatchEmbedding(nn.Module):
     """Embed patches by a strided convolution, then normalise them; patches that do not fit the map are left out.
@@ -55,6 +57,8 @@ class PatchMerging(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with GELU between, ``ratio`` times as wide inside."""
 
+    tokenwise = True  # whether a token's output depends on that token alone
+
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, int(ratio * dim))
@@ -72,6 +76,8 @@ class Mlp(nn.Module):
 
 class ConvMlp(Mlp):
     """An MLP with a depthwise 3 x 3 convolution before its GELU (PVTv2, arXiv 2106.13797, section 3.3)."""
+
+    tokenwise = False
 
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__(dim, ratio)
@@ -145,3 +151,10 @@ def pad_to_multiple(x: Tensor, step: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to multiples of ``step``."""
     bottom, right = -x.shape[1] % step, -x.shape[2] % step
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+
+
+def cut(x: Tensor, by_image: bool) -> tuple[Tensor, ...]:
+    """Cut a map (B, ..., C) into equal parts of at most ``TOKENS`` tokens: whole images, or (tokens, C)."""
+    tokens = x.numel() // x.shape[-1]
+    whole = x if by_image else x.flatten(0, -2)
+    return whole.chunk(max(1, -(-tokens // TOKENS)))
