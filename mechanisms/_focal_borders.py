@@ -17,7 +17,7 @@ from torch import Tensor
 from attnbench.errors import UserError
 
 from ._pooling import CentredCells, PresentCells
-from ._regions import Hidden
+from ._region_products import Hidden
 from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 Regions = tuple[tuple[int, int], ...]  # per pooled level: side of the attended region, and cells to a window's side

@@ -1,65 +1,12 @@
-"""Attention of windows to regions of one or more maps, in chunks whose gathered keys and values stay in the cache.
+"""Attention of windows to regions of one or more maps, and how autograd and the compiler come by it."""
 
-A region is a square of cells around a window: the window itself, the fine tokens about it, pooled cells farther away.
-Regions overlap, so a window's keys must be copied side by side before a product can read them. Copied for the whole map
-they are many times the map; a chunk at a time they never leave the cache, and the backward pass, which copies them
-again and takes the products a second time, has nothing to keep but the maps.
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Span = tuple[int, int]  # side of a region, and step from one region to the next, both in cells of its level
-
-CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 8 MiB, memory does
-
-
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """Which keys are hidden from whom: windows of one kind hide the same ones."""
-
-    scores: Tensor  # (kinds, 1 or w², keys), added to the bias: 0 where a key may be attended
-    kinds: Tensor  # (windows down, windows across), of int64
-
-    @classmethod
-    def where_not(cls, visible: NDArray[np.bool_], score: float, across: int, device: torch.device) -> "Hidden | None":
-        """Return ``score`` where not ``visible`` (windows, 1 or w², keys), ``across`` windows to a row, or None."""
-        if visible.all():
-            return None
-        rows, kinds = np.unique(visible.reshape(len(visible), -1), axis=0, return_inverse=True)
-        scores = np.where(rows, np.float32(0), np.float32(score)).reshape(-1, *visible.shape[1:])
-        return cls(torch.tensor(scores, device=device), torch.tensor(kinds.reshape(-1, across), device=device))
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How queries find their keys."""
-
-    window: int
-    spans: tuple[Span, ...]  # of every level
-    heads: int
-
-    @property
-    def keys(self) -> int:
-        """Return the keys of a window."""
-        return sum(side**2 for side, _ in self.spans)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A box of windows: images, rows of windows and columns of windows."""
-
-    images: slice
-    rows: slice
-    columns: slice
+from ._region_products import Hidden, Layout, attend, differentiate
 
 
 def attend_regions(
@@ -79,10 +26,12 @@ def attend_regions(
         (B, H, W, C).
     """
     bias = bias.to(q.dtype)
+    if torch.compiler.is_compiling() and q.device.type == "cpu":
+        return _compiled(q, levels, bias, *_told(layout, hidden))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, bias, *levels)):
         out: Tensor = _Attend.apply(layout, hidden, q, bias, *levels)
         return out
-    return _attend(q, levels, layout, bias.detach(), hidden)
+    return attend(q, levels, layout, bias.detach(), hidden)
 
 
 class _Attend(torch.autograd.Function):
@@ -96,143 +45,86 @@ class _Attend(torch.autograd.Function):
         """Return (B, H, W, C)."""
         ctx.layout, ctx.hidden = layout, hidden
         ctx.save_for_backward(q, bias, *levels)
-        return _attend(q, list(levels), layout, bias, hidden)
+        return attend(q, list(levels), layout, bias, hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of queries, bias and levels."""
         q, bias, *levels = ctx.saved_tensors
-        sums = torch.promote_types(bias.dtype, torch.float32)  # many windows add up to the bias's gradient
-        grads = torch.empty_like(q), torch.zeros_like(bias, dtype=sums), [torch.zeros_like(x) for x in levels]
-        for chunk in _chunks(q, ctx.layout):
-            _backward_chunk(chunk, ctx.layout, ctx.hidden, (q, bias, levels), grads, grad)
-        return None, None, grads[0], grads[1].to(bias.dtype), *grads[2]
+        to_q, to_bias, to_levels = differentiate(grad, q, levels, ctx.layout, bias, ctx.hidden)
+        return None, None, to_q, to_bias, *to_levels
 
 
-def _attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
-    out = q.new_empty(q.shape)
-    for chunk in _chunks(q, layout):
-        kv = _gather(levels, layout, chunk)
-        k, v = kv.unflatten(-1, (2, layout.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
-        windows = _windows(q, layout.window, chunk).flatten(0, 2).flatten(1, 2)  # (n, w², C), a copy
-        queries = windows.unflatten(-1, (layout.heads, -1)).transpose(1, 2)  # (n, heads, w², D)
-        attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=_mask(bias, hidden, chunk))
-        target = _windows(out, layout.window, chunk)
-        target.copy_(attended.transpose(1, 2).reshape(target.shape))
-    return out
+# What torch.compile calls: it would trace chunk after chunk, and fuse nothing that counts.
+Told = tuple[Tensor | None, Tensor | None, int, list[int], int]  # a Hidden's scores and kinds, then a Layout's fields
 
 
-def _backward_chunk(
-    chunk: Chunk,
-    layout: Layout,
-    hidden: Hidden | None,
-    saved: tuple[Tensor, Tensor, list[Tensor]],
-    grads: tuple[Tensor, Tensor, list[Tensor]],
+def _told(layout: Layout, hidden: Hidden | None) -> Told:
+    scores, kinds = (hidden.scores, hidden.kinds) if hidden else (None, None)
+    return scores, kinds, layout.window, [number for span in layout.spans for number in span], layout.heads
+
+
+def _layout(window: int, spans: list[int], heads: int) -> Layout:
+    return Layout(window, tuple(zip(spans[::2], spans[1::2], strict=True)), heads)
+
+
+def _hidden(scores: Tensor | None, kinds: Tensor | None) -> Hidden | None:
+    return None if scores is None or kinds is None else Hidden(scores, kinds)
+
+
+@torch.library.custom_op("attnbench::attend_regions", mutates_args=())
+def _compiled(
+    q: Tensor,
+    levels: list[Tensor],
+    bias: Tensor,
+    scores: Tensor | None,
+    kinds: Tensor | None,
+    window: int,
+    spans: list[int],
+    heads: int,
+) -> Tensor:
+    return attend(q, levels, _layout(window, spans, heads), bias, _hidden(scores, kinds))
+
+
+@torch.library.custom_op("attnbench::attend_regions_backward", mutates_args=())
+def _compiled_backward(
     grad: Tensor,
-) -> None:
-    """Add up what the chunk's windows give to the gradients; its windows' own queries are in no other chunk."""
-    q, bias, levels = saved
-    to_q, to_bias, to_levels = grads
-    queries, outer = (_by_head(_windows(x, layout.window, chunk), layout) for x in (q, grad))
-    scale = queries.shape[-1] ** -0.5
-    queries *= scale  # a copy of our own
-    kv = _gather(levels, layout, chunk).unflatten(-1, (2, layout.heads, -1))
-    k, v = kv.permute(2, 3, 0, 1, 4).contiguous().flatten(1, 2).unbind(0)  # (heads * n, keys, D)
-    # Heads come first, so that the bias's gradient is a sum over neighbours in memory.
-    scores = bias.new_empty(layout.heads, kv.shape[0], *bias.shape[1:])
-    scores.copy_(_mask(bias, hidden, chunk).transpose(0, 1).expand_as(scores))
-    shares = scores.flatten(0, 1).baddbmm_(queries, k.mT).softmax(-1)
-    to_kv = torch.empty_like(kv.permute(2, 3, 0, 1, 4), memory_format=torch.contiguous_format)
-    torch.bmm(shares.mT, outer, out=to_kv[1].flatten(0, 1))
-    to_scores = torch._softmax_backward_data(torch.bmm(outer, v.mT), shares, -1, shares.dtype)
-    to_bias += to_scores.view_as(scores).sum(1, dtype=to_bias.dtype)
-    torch.bmm(to_scores.mT, queries, out=to_kv[0].flatten(0, 1))
-    to_queries = torch.bmm(to_scores, k).mul_(scale).unflatten(0, scores.shape[:2])  # (heads, n, w², D)
-    target = _windows(to_q, layout.window, chunk)
-    target.copy_(to_queries.permute(1, 2, 0, 3).reshape(target.shape))
-    _scatter(to_kv, to_levels, layout, chunk)
+    q: Tensor,
+    levels: list[Tensor],
+    bias: Tensor,
+    scores: Tensor | None,
+    kinds: Tensor | None,
+    window: int,
+    spans: list[int],
+    heads: int,
+) -> list[Tensor]:
+    to_q, to_bias, to_levels = differentiate(
+        grad, q, levels, _layout(window, spans, heads), bias, _hidden(scores, kinds)
+    )
+    return [to_q, to_bias, *to_levels]
 
 
-def _by_head(windows: Tensor, layout: Layout) -> Tensor:
-    """Turn (images, rows, columns, w, w, C) into (heads * n, w², D), a copy."""
-    heads = windows.unflatten(-1, (layout.heads, -1)).permute(5, 0, 1, 2, 3, 4, 6)
-    return heads.flatten(0, 3).flatten(1, 2)
+@_compiled.register_fake
+def _(q: Tensor, *_: Any) -> Tensor:
+    return q.new_empty(q.shape)
 
 
-def _chunks(q: Tensor, layout: Layout) -> Iterator[Chunk]:
-    """Cut the windows of a map into boxes; on anything but a CPU, one of all."""
-    images, down, across = q.shape[0], q.shape[1] // layout.window, q.shape[2] // layout.window
-    most = images * down * across
-    if q.device.type == "cpu":
-        most = max(1, CHUNK // (layout.keys * 2 * q.shape[3] * q.element_size()))
-    columns = _part(across, most)
-    rows = _part(down, most // across)
-    several = _part(images, most // (across * down))
-    for image in range(0, images, several):
-        for row in range(0, down, rows):
-            for column in range(0, across, columns):
-                yield Chunk(
-                    slice(image, min(image + several, images)),
-                    slice(row, min(row + rows, down)),
-                    slice(column, min(column + columns, across)),
-                )
+@_compiled_backward.register_fake
+def _(_grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *_: Any) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (q, bias, *levels)]
 
 
-def _part(whole: int, most: int) -> int:
-    """Return the size of equal parts of ``whole`` that are at most ``most``, and at least 1."""
-    parts = -(-whole // max(1, min(most, whole)))
-    return -(-whole // parts)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, levels, bias, scores, kinds, *layout = inputs
+    ctx.save_for_backward(q, bias, scores, kinds, *levels)
+    ctx.layout = layout
 
 
-def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
-    """View the chunk's windows of a map (B, H, W, C): (images, rows, columns, w, w, C)."""
-    tiles = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (B, nH, w, nW, w, C)
-    return tiles[chunk.images, chunk.rows, :, chunk.columns].transpose(2, 3)
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    q, bias, scores, kinds, *levels = ctx.saved_tensors
+    to_q, to_bias, *to_levels = _compiled_backward(grad, q, levels, bias, scores, kinds, *ctx.layout)
+    return to_q, to_levels, to_bias, None, None, None, None, None
 
 
-def _gather(levels: list[Tensor], layout: Layout, chunk: Chunk) -> Tensor:
-    """Copy the keys and values of the chunk's windows: (windows, keys, 2C)."""
-    views = [_regions(level, span, chunk) for level, span in zip(levels, layout.spans, strict=True)]
-    gathered = levels[0].new_empty(*views[0].shape[:3], layout.keys, levels[0].shape[3])
-    first = 0
-    for view in views:
-        keys = view.shape[3] * view.shape[4]
-        gathered[..., first : first + keys, :].unflatten(3, view.shape[3:5]).copy_(view)
-        first += keys
-    return gathered.flatten(0, 2)
-
-
-def _regions(level: Tensor, span: Span, chunk: Chunk) -> Tensor:
-    """View the regions of the chunk's windows: (images, rows, columns, side, side, 2C)."""
-    side, step = span
-    regions = level[chunk.images].unfold(1, side, step).unfold(2, side, step)  # (images, nH, nW, 2C, side, side)
-    return regions[:, chunk.rows, chunk.columns].permute(0, 1, 2, 4, 5, 3)
-
-
-def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
-    """Return what is added to the scores of the chunk's windows: (n or 1, heads, w², keys)."""
-    if hidden is None:
-        return bias[None]
-    kinds = hidden.kinds[chunk.rows, chunk.columns].flatten()
-    images = chunk.images.stop - chunk.images.start
-    mask = bias + hidden.scores.to(bias.dtype)[kinds, None]  # (windows of an image, heads, w², keys)
-    return mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1)
-
-
-def _scatter(grad: Tensor, levels: list[Tensor], layout: Layout, chunk: Chunk) -> None:
-    """Add (2, heads, windows, keys, D) up into the levels, where their regions lie; neighbouring regions overlap."""
-    images, rows, columns = (part.stop - part.start for part in (chunk.images, chunk.rows, chunk.columns))
-    grad = grad.unflatten(2, (images, rows, columns)).permute(2, 3, 4, 5, 0, 1, 6)  # (..., keys, 2, heads, D)
-    first = 0
-    for level, (side, step) in zip(levels, layout.spans, strict=True):
-        part = grad[:, :, :, first : first + side**2].unflatten(3, (side, side))
-        split = level[chunk.images].unflatten(-1, part.shape[-3:])
-        first += side**2
-        for row in range(rows):  # one row of regions at a time, and of each as many columns as do not overlap
-            top, left = (chunk.rows.start + row) * step, chunk.columns.start * step
-            for begin in range(0, side, step):
-                width = min(step, side - begin)
-                band = split[:, top : top + side, left + begin :].unfold(2, width, step)[:, :, :columns]
-                band = band.movedim(-1, 3)  # (images, side, columns, width, 2, heads, D)
-                band += part[:, row, :, :, begin : begin + width].transpose(1, 2)
+_compiled.register_autograd(_differentiate, setup_context=_keep)

@@ -1,8 +1,9 @@
 """Windows of a channels-last map: cut and mended."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -65,11 +66,18 @@ def same_window(height: int, width: int, window: int, shifts: tuple[int, int]) -
     return same
 
 
+@dataclass(frozen=True, slots=True)
+class _Box(Generic[Constant]):
+    """What torch.compile takes for a constant: of two bare tensors in one graph it would confuse the names."""
+
+    content: Constant
+
+
 def cached_constant(build: Callable[..., Constant]) -> Callable[..., Constant]:
     """Keep the last 64 constants that ``build`` made: masks depend on the map's size, not on its content.
 
     They are made outside of inference mode, because a tensor made inside could not be saved for a later backward. A
-    fake tensor is not kept, since it must not outlive its mode.
+    fake tensor is not kept, since it must not outlive its mode. Compiled code holds what it was compiled with.
     """
 
     @lru_cache(maxsize=64)
@@ -77,8 +85,12 @@ def cached_constant(build: Callable[..., Constant]) -> Callable[..., Constant]:
         with torch.inference_mode(False):
             return build(*arguments)
 
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def boxed(*arguments: object) -> _Box[Constant]:
+        return _Box(kept(*arguments) if type(torch.empty(0)) is Tensor else build(*arguments))
+
     @wraps(build)
     def constant(*arguments: object) -> Constant:
-        return kept(*arguments) if type(torch.empty(0)) is Tensor else build(*arguments)
+        return boxed(*arguments).content
 
     return constant

@@ -23,7 +23,8 @@ from attnbench.registry import mechanism
 from ._bias import relative_position_index
 from ._focal_borders import BORDERS, extend, own_window, pairs, regions_along
 from ._pooling import POOLS, WindowPool
-from ._regions import Layout, attend_regions
+from ._region_products import Layout
+from ._regions import attend_regions
 from ._windows import pad_to_windows, windows_along
 
 FOCAL = Paper(

@@ -243,10 +243,11 @@ class NearestFocalAttention(nn.Module):
     def _gather(self, levels: list[Tensor], height: int, width: int) -> tuple[Tensor, Tensor]:
         """Gather keys and values, each (B, heads * windows, keys, D), out of levels (B, rows, columns, 2C)."""
         chosen = _nearest(self.selection, height, width, levels[0].device)[0]  # (windows, keys)
+        windows = windows_along(height, self.window) * windows_along(width, self.window)
         parted = [level.flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4) for level in levels]
         sources = torch.cat(parted, dim=3)  # (2, B, heads, tokens and cells, D)
         gathered = sources.flatten(0, 2).index_select(1, chosen.flatten())  # (2 * B * heads, windows * keys, D)
-        k, v = gathered.unflatten(1, chosen.shape).unflatten(0, sources.shape[:3]).flatten(2, 3).unbind(0)
+        k, v = gathered.unflatten(1, (windows, -1)).unflatten(0, sources.shape[:3]).flatten(2, 3).unbind(0)
         return k, v
 
     def _bias(self, height: int, width: int) -> Tensor:
@@ -257,7 +258,9 @@ class NearestFocalAttention(nn.Module):
         table = torch.cat([network(coordinates) for network in self.coord2rpb_all])  # (levels * displacements, heads)
         rows = _bias_rows(self.selection, height, width, weight.device)  # (windows, w², keys)
         # gather, whose backward adds rows up many times faster on a CPU than that of index_select
-        return table.t().gather(1, rows.flatten().expand(self.heads, -1)).reshape(1, -1, *rows.shape[1:])
+        windows = windows_along(height, self.window) * windows_along(width, self.window)
+        gathered = table.t().gather(1, rows.flatten().expand(self.heads, -1))
+        return gathered.view(1, self.heads * windows, self.window**2, -1)
 
 
 def _choices(selection: Selection, cells: int, height: int, width: int) -> int:

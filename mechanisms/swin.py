@@ -16,7 +16,8 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
-from ._regions import Hidden, Layout, attend_regions
+from ._region_products import Hidden, Layout
+from ._regions import attend_regions
 from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 SWIN = Paper("Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030", year=2021)

@@ -43,7 +43,7 @@ def count_macs_fvcore(model: nn.Module, input_size: tuple[int, int, int]) -> int
         from fvcore.nn import FlopCountAnalysis
 
         try:
-            twin = meta_twin(model).eval()
+            twin = meta_twin(model).eval().requires_grad_(False)  # torch.jit trips over a Function's in-place writes
             image = torch.empty(1, *input_size, dtype=input_dtype(model), device="meta")
             analysis = FlopCountAnalysis(twin, image).clear_op_handles().set_op_handle(**_handlers())
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)  # what is no product counts 0

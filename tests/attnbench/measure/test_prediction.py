@@ -90,10 +90,13 @@ def test_the_kernel_asked_for_runs_and_decides_the_memory(name: str, backend: SD
     assert (found.peak > scores) == (name == "math" or step == "training")
 
 
-def test_a_mask_that_learns_takes_math_in_training_and_flash_in_inference() -> None:
-    build = partial(build_model, "swin", "nano", resolution=(64, 64), num_classes=10)
-    found = {step: predict(on_meta(build), (64, 64), 1, FP32, step).kernel for step in STEPS}
-    assert found == {"inference": "flash", "training": "math"}
+def test_a_mask_that_learns_takes_math_in_training_where_the_backward_pass_is_torchs() -> None:
+    kernels = {}
+    for mechanism in ("swin", "focal_fast"):
+        build = partial(build_model, mechanism, "nano", resolution=(64, 64), num_classes=10)
+        kernels[mechanism] = {step: predict(on_meta(build), (64, 64), 1, FP32, step).kernel for step in STEPS}
+    assert kernels["focal_fast"] == {"inference": "flash", "training": "math"}
+    assert kernels["swin"] == {"inference": "flash", "training": "flash"}  # its backward pass is our own
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -144,7 +147,7 @@ def test_a_kernel_that_cannot_be_predicted_is_refused(kernel: str, message: str)
 
 
 def test_a_kernel_that_cannot_run_is_refused_in_one_line() -> None:
-    build = partial(build_model, "swin", "nano", resolution=(64, 64), num_classes=10)
+    build = partial(build_model, "focal_fast", "nano", resolution=(64, 64), num_classes=10)
     with (
         pytest.warns(UserWarning, match="Flash attention"),
         pytest.raises(UserError, match="training at 64 x 64 pixels cannot be predicted: RuntimeError") as refused,
