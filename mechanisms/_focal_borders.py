@@ -1,7 +1,7 @@
 """Border policies of focal attention: what a window meets at the edge of the map, one frozen object per module.
 
-A policy lays the map out before the projection, extends it by what the regions reach beyond it, says which keys are
-hidden, and puts the map back.
+A policy lays the map out before the projection, tells what is beyond it and which keys are hidden, and puts the map
+back.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +32,7 @@ class MaskedBorder:
     regions: Regions
 
     tiling: ClassVar[type[PresentCells]] = PresentCells
+    around: ClassVar[bool] = False  # whether the ring goes on around the edge
 
     @classmethod
     def fit(cls, window: int, expand: int, shift: int, regions: Regions, grid: tuple[int, int]) -> Self:
@@ -53,10 +53,6 @@ class MaskedBorder:
     def leave(self, x: Tensor, height: int, width: int) -> Tensor:
         """Cut the map out of what windows cover."""
         return x[:, :height, :width]
-
-    def extend_fine(self, x: Tensor) -> Tensor:
-        """Extend the map (B, H, W, C) by the ring on every side."""
-        return extend(x, self.expand)
 
     def hidden(self, height: int, width: int, device: torch.device) -> Hidden | None:
         """Return which keys lie outside the map, if any."""
@@ -91,6 +87,7 @@ class WrappedBorder:
     regions: Regions
 
     tiling: ClassVar[type[CentredCells]] = CentredCells
+    around: ClassVar[bool] = True  # whether the ring goes on around the edge
 
     @classmethod
     def fit(cls, window: int, expand: int, shift: int, regions: Regions, grid: tuple[int, int]) -> Self:
@@ -123,13 +120,6 @@ class WrappedBorder:
         """Roll back and cut the map out."""
         rolled = x.roll((self.shift, self.shift), dims=(1, 2)) if self.shift else x
         return rolled[:, :height, :width]
-
-    def extend_fine(self, x: Tensor) -> Tensor:
-        """Extend the map (B, H, W, C) by the ring on every side, around the edge."""
-        if not self.expand:
-            return x
-        rows = torch.cat([x[:, -self.expand :], x, x[:, : self.expand]], dim=1)
-        return torch.cat([rows[:, :, -self.expand :], rows, rows[:, :, : self.expand]], dim=2)
 
     def hidden(self, height: int, width: int, device: torch.device) -> Hidden | None:
         """Return which keys get -100: pooled cells outside the map, and what another window's are after a shift."""
@@ -168,11 +158,6 @@ def own_window(window: int, expand: int) -> NDArray[np.bool_]:
     inside = np.zeros((window + 2 * expand,) * 2, dtype=bool)
     inside[expand : expand + window, expand : expand + window] = True
     return inside
-
-
-def extend(x: Tensor, margin: int) -> Tensor:
-    """Extend the map (B, H, W, C) by ``margin`` tokens or cells of zeros on every side."""
-    return F.pad(x, (0, 0, margin, margin, margin, margin)) if margin else x
 
 
 def regions_along(present: NDArray[np.bool_], count: int, margin: int, around: bool = False) -> NDArray[np.bool_]:

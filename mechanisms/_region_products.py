@@ -1,6 +1,5 @@
-"""Attention of windows to regions of one or more maps, in chunks whose gathered keys and values stay in the cache.
+"""The products of windows and their regions, and what their backward pass adds up, chunk by chunk.
 
-A region is a square of cells around a window: the window itself, the fine tokens about it, pooled cells farther away.
 Regions overlap, so a window's keys must be copied side by side before a product can read them. Copied for the whole map
 they are many times the map; a chunk at a time they never leave the cache, and the backward pass, which copies them
 again and takes the products a second time, has nothing to keep but the maps.
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-Span = tuple[int, int]  # side of a region, and step from one region to the next, both in cells of its level
+from ._spans import Chunk, Span, extended_zeros, fold, gather, scatter
 
 CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 8 MiB, memory does
 
@@ -48,16 +47,7 @@ class Layout:
     @property
     def keys(self) -> int:
         """Return the keys of a window."""
-        return sum(side**2 for side, _ in self.spans)
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A box of windows: images, rows of windows and columns of windows."""
-
-    images: slice
-    rows: slice
-    columns: slice
+        return sum(span.side**2 for span in self.spans)
 
 
 def attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
@@ -75,7 +65,7 @@ def attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden
 
 def _attend_chunk(chunk: Chunk, q: Tensor, levels: list[Tensor], layout: Layout, mask: Tensor) -> Tensor:
     """Return the chunk's outputs in the order of a map: (images, rows, w, columns, w, C)."""
-    kv = _gather(levels, layout, chunk)
+    kv = gather(levels, layout.spans, chunk)
     k, v = kv.unflatten(-1, (2, layout.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
     windows = _windows(q, layout.window, chunk)
     queries = windows.flatten(0, 2).flatten(1, 2).unflatten(-1, (layout.heads, -1)).transpose(1, 2)  # (n, heads, w², D)
@@ -88,10 +78,14 @@ def differentiate(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the gradients of queries, bias and levels, given that of the output."""
     sums = torch.promote_types(bias.dtype, torch.float32)  # many windows add up to the bias's gradient
-    grads = torch.empty_like(q), torch.zeros_like(bias, dtype=sums), [torch.zeros_like(level) for level in levels]
+    windows = q.shape[1] // layout.window, q.shape[2] // layout.window
+    pairs = list(zip(levels, layout.spans, strict=True))
+    to_levels = [extended_zeros(level, span, windows) for level, span in pairs]
+    to_q, to_bias = torch.empty_like(q), torch.zeros_like(bias, dtype=sums)
     for chunk in _chunks(q, layout):
-        _backward_chunk(chunk, layout, hidden, (q, bias, levels), grads, grad)
-    return grads[0], grads[1].to(bias.dtype), grads[2]
+        _backward_chunk(chunk, layout, hidden, (q, bias, levels), (to_q, to_bias, to_levels), grad)
+    folded = [fold(extended, span, *level.shape[1:3]) for extended, (level, span) in zip(to_levels, pairs, strict=True)]
+    return to_q, to_bias.to(bias.dtype), folded
 
 
 def _backward_chunk(
@@ -108,7 +102,7 @@ def _backward_chunk(
     queries, outer = (_by_head(_windows(x, layout.window, chunk), layout) for x in (q, grad))
     scale = queries.shape[-1] ** -0.5
     queries *= scale  # a copy of our own
-    kv = _gather(levels, layout, chunk).unflatten(-1, (2, layout.heads, -1))
+    kv = gather(levels, layout.spans, chunk).unflatten(-1, (2, layout.heads, -1))
     k, v = kv.permute(2, 3, 0, 1, 4).contiguous().flatten(1, 2).unbind(0)  # (heads * n, keys, D)
     # Heads come first, so that the bias's gradient is a sum over neighbours in memory.
     scores = bias.new_empty(layout.heads, kv.shape[0], *bias.shape[1:])
@@ -122,7 +116,10 @@ def _backward_chunk(
     to_queries = torch.bmm(to_scores, k).mul_(scale).unflatten(0, scores.shape[:2])  # (heads, n, w², D)
     target = _windows(to_q, layout.window, chunk)
     target.copy_(to_queries.permute(1, 2, 0, 3).reshape(target.shape))
-    _scatter(to_kv, to_levels, layout, chunk)
+    parted = to_kv.unflatten(2, target.shape[:3]).permute(
+        2, 3, 4, 5, 0, 1, 6
+    )  # (images, rows, columns, keys, 2, heads, D)
+    scatter(parted, to_levels, layout.spans, chunk)
 
 
 def _by_head(windows: Tensor, layout: Layout) -> Tensor:
@@ -162,25 +159,6 @@ def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
     return tiles[chunk.images, chunk.rows, :, chunk.columns].transpose(2, 3)
 
 
-def _gather(levels: list[Tensor], layout: Layout, chunk: Chunk) -> Tensor:
-    """Copy the keys and values of the chunk's windows: (windows, keys, 2C)."""
-    views = [_regions(level, span, chunk) for level, span in zip(levels, layout.spans, strict=True)]
-    gathered = levels[0].new_empty(*views[0].shape[:3], layout.keys, levels[0].shape[3])
-    first = 0
-    for view in views:
-        keys = view.shape[3] * view.shape[4]
-        gathered[..., first : first + keys, :].unflatten(3, view.shape[3:5]).copy_(view)
-        first += keys
-    return gathered.flatten(0, 2)
-
-
-def _regions(level: Tensor, span: Span, chunk: Chunk) -> Tensor:
-    """View the regions of the chunk's windows: (images, rows, columns, side, side, 2C)."""
-    side, step = span
-    regions = level[chunk.images].unfold(1, side, step).unfold(2, side, step)  # (images, nH, nW, 2C, side, side)
-    return regions[:, chunk.rows, chunk.columns].permute(0, 1, 2, 4, 5, 3)
-
-
 def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
     """Return what is added to the scores of the chunk's windows: (n or 1, heads, w², keys)."""
     if hidden is None:
@@ -189,21 +167,3 @@ def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
     images = chunk.images.stop - chunk.images.start
     mask = bias + hidden.scores.to(bias.dtype)[kinds, None]  # (windows of an image, heads, w², keys)
     return mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1)
-
-
-def _scatter(grad: Tensor, levels: list[Tensor], layout: Layout, chunk: Chunk) -> None:
-    """Add (2, heads, windows, keys, D) up into the levels, where their regions lie; neighbouring regions overlap."""
-    images, rows, columns = (part.stop - part.start for part in (chunk.images, chunk.rows, chunk.columns))
-    grad = grad.unflatten(2, (images, rows, columns)).permute(2, 3, 4, 5, 0, 1, 6)  # (..., keys, 2, heads, D)
-    first = 0
-    for level, (side, step) in zip(levels, layout.spans, strict=True):
-        part = grad[:, :, :, first : first + side**2].unflatten(3, (side, side))
-        split = level[chunk.images].unflatten(-1, part.shape[-3:])
-        first += side**2
-        for row in range(rows):  # one row of regions at a time, and of each as many columns as do not overlap
-            top, left = (chunk.rows.start + row) * step, chunk.columns.start * step
-            for begin in range(0, side, step):
-                width = min(step, side - begin)
-                band = split[:, top : top + side, left + begin :].unfold(2, width, step)[:, :, :columns]
-                band = band.movedim(-1, 3)  # (images, side, columns, width, 2, heads, D)
-                band += part[:, row, :, :, begin : begin + width].transpose(1, 2)

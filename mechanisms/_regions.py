@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ._region_products import Hidden, Layout, attend, differentiate
+from ._spans import Span
 
 
 def attend_regions(
@@ -16,8 +17,7 @@ def attend_regions(
 
     Args:
         q: (B, H, W, C), H and W multiples of the window.
-        levels: per level (B, rows, columns, 2C), keys then values, with a region to each window:
-            rows = (windows down - 1) * step + side.
+        levels: per level (B, rows, columns, 2C), keys then values; its first cells belong to the first windows.
         layout: the window, the levels' spans, the heads.
         bias: (heads, w², keys), added to the scores; keys level by level, and row-major within a level.
         hidden: what else is added to the scores of a window, or None.
@@ -62,11 +62,18 @@ Told = tuple[Tensor | None, Tensor | None, int, list[int], int]  # a Hidden's sc
 
 def _told(layout: Layout, hidden: Hidden | None) -> Told:
     scores, kinds = (hidden.scores, hidden.kinds) if hidden else (None, None)
-    return scores, kinds, layout.window, [number for span in layout.spans for number in span], layout.heads
+    return (
+        scores,
+        kinds,
+        layout.window,
+        [number for span in layout.spans for number in (span.side, span.step, span.around)],
+        layout.heads,
+    )
 
 
 def _layout(window: int, spans: list[int], heads: int) -> Layout:
-    return Layout(window, tuple(zip(spans[::2], spans[1::2], strict=True)), heads)
+    parted = zip(spans[::3], spans[1::3], spans[2::3], strict=True)
+    return Layout(window, tuple(Span(side, step, bool(around)) for side, step, around in parted), heads)
 
 
 def _hidden(scores: Tensor | None, kinds: Tensor | None) -> Hidden | None:
@@ -115,7 +122,7 @@ def _(_grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *_: Any) -> 
     return [torch.empty_like(tensor) for tensor in (q, bias, *levels)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  # torch names them
     q, levels, bias, scores, kinds, *layout = inputs
     ctx.save_for_backward(q, bias, scores, kinds, *levels)
     ctx.layout = layout

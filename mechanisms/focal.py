@@ -21,10 +21,11 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
-from ._focal_borders import BORDERS, extend, own_window, pairs, regions_along
+from ._focal_borders import BORDERS, own_window, pairs, regions_along
 from ._pooling import POOLS, WindowPool
 from ._region_products import Layout
 from ._regions import attend_regions
+from ._spans import Span
 from ._windows import pad_to_windows, windows_along
 
 FOCAL = Paper(
@@ -90,21 +91,21 @@ class FocalAttention(nn.Module):
         self.pool_layers = nn.ModuleList(
             WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
         )
-        self.layout = Layout(self.window, ((self.side, self.window), *self.regions), self.heads)
+        fine = Span(self.side, self.window, self.border.around)
+        self.layout = Layout(self.window, (fine, *(Span(*region) for region in regions)), self.heads)
         self._make_biases()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         _, height, width, dim = x.shape
         x = self.border.enter(x)
-        qkv = pad_to_windows(self.qkv(x), self.window)
-        levels = [self.border.extend_fine(qkv[..., dim:])]
+        qkv = self.qkv(x)
         bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
-        for pool, (side, count) in zip(self.pool_layers, self.regions, strict=True):
-            kv = F.linear(pool(x), self.qkv.weight[dim:], bias)  # pooled tokens ask nothing: no q
-            levels.append(extend(kv, (side - count) // 2))
+        # Pooled tokens ask nothing: no q.
+        pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         hidden = self.border.hidden(height, width, x.device)
-        out = attend_regions(qkv[..., :dim], levels, self.layout, self._bias(), hidden)
+        q = pad_to_windows(qkv[..., :dim], self.window)
+        out = attend_regions(q, [qkv[..., dim:], *pooled], self.layout, self._bias(), hidden)
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:

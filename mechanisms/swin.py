@@ -18,6 +18,7 @@ from attnbench.registry import mechanism
 from ._bias import relative_position_index
 from ._region_products import Hidden, Layout
 from ._regions import attend_regions
+from ._spans import Span
 from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 SWIN = Paper("Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", arxiv="2103.14030", year=2021)
@@ -150,7 +151,7 @@ class ShiftedWindowAttention(nn.Module):
         shift = settings.window // 2 if settings.shift and slot.block % 2 else 0
         self.border = BORDERS[settings.border].fit(settings.window, shift, slot.grid)
         self.window = self.border.window
-        self.layout = Layout(self.window, ((self.window, self.window),), self.heads)
+        self.layout = Layout(self.window, (Span(self.window, self.window),), self.heads)
         self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, slot.heads))

@@ -1,0 +1,125 @@
+"""The regions of a map that windows attend: copied side by side, and added up again.
+
+A region is a square of cells around a window: the window itself, the fine tokens about it, pooled cells farther away.
+Where it reaches beyond the map there are zeros, or the map goes on around the edge. The map is never extended as a
+whole; of a chunk of windows, the part of the map under their regions is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The regions of one level: their side, and the step from one window's to the next's, in cells of the level.
+
+    What a region has more than a step it has before and after its window alike.
+    """
+
+    side: int
+    step: int
+    around: bool = False  # beyond the map is the map again, and not zeros
+
+    @property
+    def margin(self) -> int:
+        """Return how far the first region begins before the map."""
+        return (self.side - self.step) // 2
+
+    def reach(self, windows: slice) -> tuple[int, int]:
+        """Return the first cell of some windows' regions along an axis, and the one after the last."""
+        return windows.start * self.step - self.margin, (windows.stop - 1) * self.step - self.margin + self.side
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of windows: images, rows of windows and columns of windows."""
+
+    images: slice
+    rows: slice
+    columns: slice
+
+
+def gather(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> Tensor:
+    """Copy the regions of the chunk's windows out of maps (B, H, W, C), level by level: (windows, cells, C)."""
+    views = [_regions(_under(level, span, chunk), span) for level, span in zip(levels, spans, strict=True)]
+    cells = sum(span.side**2 for span in spans)
+    gathered = levels[0].new_empty(*views[0].shape[:3], cells, levels[0].shape[3])
+    first = 0
+    for view, span in zip(views, spans, strict=True):
+        gathered[..., first : first + span.side**2, :].unflatten(3, (span.side, span.side)).copy_(view)
+        first += span.side**2
+    return gathered.flatten(0, 2)
+
+
+def extended_zeros(level: Tensor, span: Span, windows: tuple[int, int]) -> Tensor:
+    """Return zeros for a map (B, H, W, C) extended by all that the regions of ``windows`` (down, across) reach."""
+    sides = [stop - first for first, stop in (span.reach(slice(0, count)) for count in windows)]
+    return level.new_zeros(level.shape[0], *sides, level.shape[3])
+
+
+def scatter(regions: Tensor, extended: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> None:
+    """Add what the chunk's windows have, (images, rows, columns, cells, ...), up into extended maps, level by level."""
+    first = 0
+    for level, span in zip(extended, spans, strict=True):
+        part = regions[:, :, :, first : first + span.side**2].unflatten(3, (span.side, span.side))
+        first += span.side**2
+        split = level[chunk.images].unflatten(-1, part.shape[5:])
+        columns, left = part.shape[2], chunk.columns.start * span.step
+        for row in range(part.shape[1]):  # one row of regions at a time, and of each as many columns as do not overlap
+            top = (chunk.rows.start + row) * span.step
+            for begin in range(0, span.side, span.step):
+                width = min(span.step, span.side - begin)
+                band = split[:, top : top + span.side, left + begin :].unfold(2, width, span.step)[:, :, :columns]
+                band = band.movedim(-1, 3)  # (images, side, columns, width, ...)
+                band += part[:, row, :, :, begin : begin + width].transpose(1, 2)
+
+
+def fold(extended: Tensor, span: Span, height: int, width: int) -> Tensor:
+    """Bring an extended map back to (B, height, width, C): what is around the edge is added where it comes from."""
+    sides = [(-span.margin, size - span.margin) for size in extended.shape[1:3]]
+    if not span.around:
+        first = span.margin
+        cropped = extended[:, first : first + height, first : first + width]
+        missing = height - cropped.shape[1], width - cropped.shape[2]
+        return F.pad(cropped, (0, 0, 0, missing[1], 0, missing[0])) if any(missing) else cropped
+    folded = extended.new_zeros(extended.shape[0], height, width, extended.shape[3])
+    for to_rows, from_rows in _pieces(*sides[0], height, around=True):
+        for to_columns, from_columns in _pieces(*sides[1], width, around=True):
+            folded[:, from_rows, from_columns] += extended[:, to_rows, to_columns]
+    return folded
+
+
+def _under(level: Tensor, span: Span, chunk: Chunk) -> Tensor:
+    """Return the part of the map under the regions of the chunk's windows; a view, if the map has it all."""
+    (top, bottom), (left, right) = span.reach(chunk.rows), span.reach(chunk.columns)
+    height, width = level.shape[1:3]
+    images = level[chunk.images]
+    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+        return images[:, top:bottom, left:right]
+    shape = images.shape[0], bottom - top, right - left, level.shape[3]
+    under = images.new_empty(shape) if span.around else images.new_zeros(shape)
+    for to_rows, from_rows in _pieces(top, bottom, height, span.around):
+        for to_columns, from_columns in _pieces(left, right, width, span.around):
+            under[:, to_rows, to_columns] = images[:, from_rows, from_columns]
+    return under
+
+
+def _regions(under: Tensor, span: Span) -> Tensor:
+    """View the regions: (images, rows, columns, side, side, C)."""
+    return under.unfold(1, span.side, span.step).unfold(2, span.side, span.step).permute(0, 1, 2, 4, 5, 3)
+
+
+def _pieces(first: int, stop: int, side: int, around: bool) -> Iterator[tuple[slice, slice]]:
+    """Cut the places from ``first`` to ``stop`` where an axis of ``side`` cells begins anew or ends.
+
+    Of each piece, tell where it is counted from ``first``, and where on the axis.
+    """
+    place = first if around else max(first, 0)
+    while place < (stop if around else min(stop, side)):
+        cell = place % side
+        length = min(stop - place, side - cell)
+        yield slice(place - first, place - first + length), slice(cell, cell + length)
+        place += length
