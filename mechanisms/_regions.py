@@ -109,7 +109,7 @@ def _compiled_backward(
     to_q, to_bias, to_levels = differentiate(
         grad, q, levels, _layout(window, spans, heads), bias, _hidden(scores, kinds)
     )
-    return [to_q, to_bias, *to_levels]
+    return [tensor.contiguous() for tensor in (to_q, to_bias, *to_levels)]
 
 
 @_compiled.register_fake
@@ -119,7 +119,7 @@ def _(q: Tensor, *_: Any) -> Tensor:
 
 @_compiled_backward.register_fake
 def _(_grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *_: Any) -> list[Tensor]:
-    return [torch.empty_like(tensor) for tensor in (q, bias, *levels)]
+    return [tensor.new_empty(tensor.shape) for tensor in (q, bias, *levels)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  # torch names them

@@ -6,6 +6,7 @@ table for the ring around it, a relative table per pooled level. What lies beyon
 see ``_focal_borders.py``: ``masked`` in the uniform backbone, ``wrapped`` in the published models.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import cast
@@ -22,6 +23,7 @@ from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
 from ._focal_borders import BORDERS, own_window, pairs, regions_along
+from ._kept import Kept
 from ._pooling import POOLS, WindowPool
 from ._region_products import Layout
 from ._regions import attend_regions
@@ -94,6 +96,7 @@ class FocalAttention(nn.Module):
         fine = Span(self.side, self.window, self.border.around)
         self.layout = Layout(self.window, (fine, *(Span(*region) for region in regions)), self.heads)
         self._make_biases()
+        self.kept_bias = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -105,7 +108,9 @@ class FocalAttention(nn.Module):
         pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         hidden = self.border.hidden(height, width, x.device)
         q = pad_to_windows(qkv[..., :dim], self.window)
-        out = attend_regions(q, [qkv[..., dim:], *pooled], self.layout, self._bias(), hidden)
+        out = attend_regions(
+            q, [qkv[..., dim:], *pooled], self.layout, self.kept_bias.get(self._bias, self._tables()), hidden
+        )
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:
@@ -159,6 +164,13 @@ class FocalAttention(nn.Module):
         self.register_buffer("twice", torch.tensor(twice), persistent=False)
         for level, (side, _) in enumerate(self.regions):
             self.register_buffer(f"pooled_index_{level}", relative_position_index(window, side), persistent=False)
+
+    def _tables(self) -> Iterator[Tensor]:
+        """Return what the bias is made of."""
+        yield self.relative_position_bias_table
+        if self.border.expand:
+            yield self.relative_position_bias_table_to_neighbors
+        yield from self.relative_position_bias_table_to_windows
 
     def _bias(self) -> Tensor:
         """Return (heads, w², keys): own window and ring in the region's order, then the pooled levels."""

@@ -8,6 +8,7 @@ uniform backbone, ``attended`` in the published models.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import ClassVar, Self, cast
 
@@ -21,6 +22,7 @@ from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
+from ._kept import Kept
 from ._pooling import POOLS, CentredCells, PresentCells, WindowPool
 from ._windows import cached_constant, merge_windows, pad_to_windows, split_heads_by_window, windows_along
 
@@ -155,6 +157,7 @@ class NearestFocalAttention(nn.Module):
             nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, slot.heads))
             for _ in range(settings.levels)
         )
+        self.kept_table = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -250,13 +253,18 @@ class NearestFocalAttention(nn.Module):
         k, v = gathered.unflatten(1, (windows, -1)).unflatten(0, sources.shape[:3]).flatten(2, 3).unbind(0)
         return k, v
 
-    def _bias(self, height: int, width: int) -> Tensor:
-        """Return (1, heads * windows, w², keys)."""
+    def _table(self, height: int, width: int) -> Tensor:
+        """Return the bias of every displacement of the padded map, level by level: (levels * displacements, heads)."""
         weight = self.proj.weight
         down, across = (windows_along(side, self.window) * self.window for side in (height, width))
         coordinates = _displacements(down, across, weight.device).to(weight.dtype)
-        table = torch.cat([network(coordinates) for network in self.coord2rpb_all])  # (levels * displacements, heads)
-        rows = _bias_rows(self.selection, height, width, weight.device)  # (windows, w², keys)
+        return torch.cat([network(coordinates) for network in self.coord2rpb_all])
+
+    def _bias(self, height: int, width: int) -> Tensor:
+        """Return (1, heads * windows, w², keys)."""
+        make = partial(self._table, height, width)
+        table = self.kept_table.get(make, self.coord2rpb_all.parameters(), key=(height, width))
+        rows = _bias_rows(self.selection, height, width, table.device)  # (windows, w², keys)
         # gather, whose backward adds rows up many times faster on a CPU than that of index_select
         windows = windows_along(height, self.window) * windows_along(width, self.window)
         gathered = table.t().gather(1, rows.flatten().expand(self.heads, -1))

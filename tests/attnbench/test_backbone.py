@@ -1,7 +1,7 @@
 """The backbone: its shapes at any size, and timm's Swin as the oracle of its arithmetic and its parameter counts."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnbench
-from attnbench.backbone import Block
+from attnbench.backbone import Backbone, Block
+from attnbench.models import create_model
 from attnbench.sizes import SIZES
 
 
@@ -132,3 +133,37 @@ def test_a_wrong_setting_is_refused_with_what_would_be_right(settings: dict[str,
 def test_an_unknown_name_gets_the_nearest_known_one(mechanism: str, size: str) -> None:
     with pytest.raises(attnbench.UserError, match=r"did you mean .(swin|nano)."):
         attnbench.build_model(mechanism, size, resolution=(64, 64))
+
+
+@pytest.mark.parametrize("name", ["uniform", "pvt_v2_b0", "pvt_v2_b2_li"])
+def test_the_mlp_takes_a_map_in_parts_as_it_would_whole(name: str) -> None:
+    torch.manual_seed(0)
+    if name == "uniform":
+        model = attnbench.build_model("identity", "nano", resolution=(224, 224))
+    else:
+        model = cast(Backbone, create_model(name, (224, 224), 10))
+    block = model.eval().blocks[0][0]  # type: ignore[index]
+    x = torch.randn(6, 30, 35, model.channels[0])  # 6,300 tokens, more than one part, of images that share one or not
+    with torch.no_grad():
+        attended = x + block.attn(block.norm1(x))
+        expected = attended + block.mlp(block.norm2(attended))
+        torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_stochastic_depth_drops_the_mlp_of_whole_images() -> None:
+    class Nothing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(x)
+
+    torch.manual_seed(0)
+    model = attnbench.build_model("identity", "nano", resolution=(224, 224), drop_path=0.5).train()
+    block = model.blocks[3][-1]  # type: ignore[index]
+    block.attn = Nothing()
+    x = torch.randn(16, 30, 35, model.channels[3])
+    with torch.no_grad():
+        added, branch = block(x) - x, 2 * block.mlp(block.norm2(x))  # what is kept counts twice, half being dropped
+    kept = [torch.allclose(one, other, atol=1e-5) for one, other in zip(added, branch, strict=True)]
+    dropped = [not one.any() for one in added]
+    assert all(one != other for one, other in zip(kept, dropped, strict=True))
+    assert any(kept)
+    assert any(dropped)

@@ -1,0 +1,52 @@
+"""torch.compile takes every mechanism whole, at a fixed resolution, and changes no output and no gradient."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import attnbench
+from attnbench.architecture import uniform
+from attnbench.backbone import Backbone, assemble
+from attnbench.sizes import SIZES
+
+NAMES = sorted(attnbench.MECHANISMS)
+
+
+def shallow(name: str) -> Backbone:
+    torch.manual_seed(0)
+    architecture = replace(uniform(SIZES["nano"]), depths=(2, 1, 1, 1))  # the second block is a shifted one
+    return assemble(architecture, name, (70, 94), 3, 0.0, None, {})
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_graph_with_the_outputs_and_gradients_of_eager(name: str) -> None:
+    # aot_eager: graphs, constants and the backward pass are those of the compiler, but no C++ is compiled.
+    model = shallow(name).train()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    images, weight = torch.randn(2, 3, 70, 94), torch.randn(2, 3)
+    outputs, gradients = [], []
+    for call in (model, compiled):
+        out = call(images)
+        outputs.append(out)
+        gradients.append(torch.autograd.grad((out * weight).sum(), list(model.parameters())))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(*reversed(gradients), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    model.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_code_that_is_compiled_for_two_sizes_keeps_their_constants_apart() -> None:
+    model = shallow("focal_fast").eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+    with torch.inference_mode():
+        for sides in ((64, 64), (64, 96), (64, 64)):
+            images = torch.randn(1, 3, *sides)
+            torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
