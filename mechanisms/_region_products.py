@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ._spans import Chunk, Span, extended_zeros, fold, gather, scatter
 
+FEW_KEYS = 64  # for which products written out are faster than the fused kernel, measured at 49; at 178 they are slower
+MANY_SCORES = 32_000  # of a head, which they take to be so
 CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 8 MiB, memory does
 
 
@@ -54,23 +56,53 @@ def attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden
     """Return (B, H, W, C); see :func:`._regions.attend_regions`."""
     chunks = list(_chunks(q, layout))
     if len(chunks) == 1:
-        return _attend_chunk(chunks[0], q, levels, layout, _mask(bias, hidden, chunks[0])).reshape(q.shape)
+        return _attend_chunk(chunks[0], q, levels, layout, bias, hidden).reshape(q.shape)
     out = q.new_empty(q.shape)
     for chunk in chunks:
         tiles = out.unflatten(2, (-1, layout.window)).unflatten(1, (-1, layout.window))  # (B, nH, w, nW, w, C)
-        attended = _attend_chunk(chunk, q, levels, layout, _mask(bias, hidden, chunk))
-        tiles[chunk.images, chunk.rows, :, chunk.columns] = attended
+        tiles[chunk.images, chunk.rows, :, chunk.columns] = _attend_chunk(chunk, q, levels, layout, bias, hidden)
     return out
 
 
-def _attend_chunk(chunk: Chunk, q: Tensor, levels: list[Tensor], layout: Layout, mask: Tensor) -> Tensor:
+def _attend_chunk(
+    chunk: Chunk, q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None
+) -> Tensor:
     """Return the chunk's outputs in the order of a map: (images, rows, w, columns, w, C)."""
     kv = gather(levels, layout.spans, chunk)
-    k, v = kv.unflatten(-1, (2, layout.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
     windows = _windows(q, layout.window, chunk)
-    queries = windows.flatten(0, 2).flatten(1, 2).unflatten(-1, (layout.heads, -1)).transpose(1, 2)  # (n, heads, w², D)
-    attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=mask)
-    return attended.transpose(1, 2).reshape(windows.shape).transpose(2, 3)
+    queries = windows.flatten(0, 2).flatten(1, 2)  # (n, w², C)
+    if _worth_writing_out(queries, kv):
+        attended = _written_out(queries, kv, layout.heads, bias, _scores(hidden, chunk, bias.dtype))
+    else:
+        k, v = kv.unflatten(-1, (2, layout.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
+        by_head = queries.unflatten(-1, (layout.heads, -1)).transpose(1, 2)
+        mask = _mask(bias, hidden, chunk)
+        attended = F.scaled_dot_product_attention(by_head, k, v, attn_mask=mask).transpose(1, 2)
+    return attended.reshape(windows.shape).transpose(2, 3)
+
+
+def _worth_writing_out(queries: Tensor, kv: Tensor) -> bool:
+    """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
+    if queries.device.type != "cpu" or queries.dtype != torch.float32 or kv.shape[1] > FEW_KEYS:
+        return False
+    if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
+        return False
+    return queries.shape[0] * queries.shape[1] * kv.shape[1] >= MANY_SCORES
+
+
+def _written_out(queries: Tensor, kv: Tensor, heads: int, bias: Tensor, hidden: Tensor | None) -> Tensor:
+    """Map (n, w², C), (n, keys, 2C) and (heads, w², keys) to (n, w², C), head by head, each a slice of all."""
+    out = torch.empty_like(queries)
+    scores = queries.new_empty(queries.shape[0], *bias.shape[1:])
+    parts = zip(*(part.chunk(heads, -1) for part in (queries, *kv.chunk(2, -1), out)), bias, strict=True)
+    for q, k, v, target, added in parts:
+        torch.baddbmm(added, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
+        if hidden is not None:
+            split = scores.unflatten(0, (-1, hidden.shape[0]))  # images alike
+            split += hidden
+        torch.softmax(scores, -1, out=scores)
+        target.copy_(torch.bmm(scores, v))
+    return out
 
 
 def differentiate(
@@ -161,9 +193,16 @@ def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
 
 def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
     """Return what is added to the scores of the chunk's windows: (n or 1, heads, w², keys)."""
-    if hidden is None:
+    scores = _scores(hidden, chunk, bias.dtype)
+    if scores is None:
         return bias[None]
-    kinds = hidden.kinds[chunk.rows, chunk.columns].flatten()
     images = chunk.images.stop - chunk.images.start
-    mask = bias + hidden.scores.to(bias.dtype)[kinds, None]  # (windows of an image, heads, w², keys)
+    mask = bias + scores[:, None]  # (windows of an image, heads, w², keys)
     return mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1)
+
+
+def _scores(hidden: Hidden | None, chunk: Chunk, dtype: torch.dtype) -> Tensor | None:
+    """Return what hides keys from the chunk's windows of an image: (windows, 1 or w², keys)."""
+    if hidden is None:
+        return None
+    return hidden.scores.to(dtype)[hidden.kinds[chunk.rows, chunk.columns].flatten()]

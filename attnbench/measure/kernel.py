@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -50,6 +51,7 @@ def attention_kernel(step: Step) -> str:
     """Run ``step`` once and return the kernels that its attention takes, such as ``flash``; ``none`` without attention.
 
     ``math`` is no kernel of its own: attention falls apart into two products and a softmax, and stores the scores.
+    ``products`` are such as a mechanism writes out itself, by ``baddbmm``.
     """
     with _Choices() as choices, choices.within_functions_of_torch():
         step()
@@ -72,6 +74,8 @@ class _Choices(TorchFunctionMode):
     ) -> Any:
         if func is _ATTENTION:
             self._note(*args, **(kwargs or {}))
+        elif func in (torch.baddbmm, Tensor.baddbmm_):
+            self.names.add("products")
         elif func in _NATIVE:
             self.names.add(_NATIVE[func])
         return func(*args, **(kwargs or {}))

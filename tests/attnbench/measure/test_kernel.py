@@ -1,6 +1,7 @@
 """Kernels of attention: what is reported is held against the operators that torch's profiler sees."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+import attnbench
 from attnbench.errors import UserError
 from attnbench.measure.kernel import attention_kernel, with_kernel
 
@@ -128,3 +130,18 @@ def test_attention_within_a_module_of_torch_is_seen_too(learns: bool) -> None:
     step = lambda: layer(x, x, x, need_weights=False)  # noqa: E731
     assert seen(step) == "flash"
     assert attention_kernel(step) == "flash"
+
+
+def test_products_that_a_mechanism_writes_out_are_seen_and_give_way_to_a_chosen_kernel() -> None:
+    torch.manual_seed(0)
+    model = attnbench.build_model("swin", "nano", resolution=(224, 224), num_classes=3).eval()
+    images, outputs = torch.randn(1, 3, 224, 224), {}
+
+    def step(name: str) -> None:
+        with torch.inference_mode():
+            outputs[name] = model(images)
+
+    found = {name: attention_kernel(with_kernel(partial(step, str(name)), name)) for name in (None, "math", "flash")}
+    assert found == {None: "flash+products", "math": "math", "flash": "flash"}
+    for name in ("math", "flash"):
+        torch.testing.assert_close(outputs[name], outputs["None"], rtol=1e-5, atol=1e-5)

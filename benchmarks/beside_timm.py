@@ -1,0 +1,151 @@
+"""Our models beside timm's, interleaved in one process: ``python benchmarks/beside_timm.py``.
+
+Twins get the same weights, and nothing is timed unless their outputs agree. Focal has no twin in timm: its outputs are
+held to the authors' by the tests, and here it stands beside timm's Swin-T, as the paper's tables do, and beside ours.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import Tensor, nn
+
+import attnbench
+from attnbench.architecture import uniform
+from attnbench.backbone import Block
+from attnbench.contract import Slot
+from attnbench.measure.statistics import Interval, paired_ratio
+from attnbench.models import create_model
+from attnbench.sizes import SIZES
+
+INFERENCE = ((224, 8), (448, 2), (896, 1))  # resolution in pixels, batch size
+Step = Callable[[], object]
+
+
+def renamed(key: str) -> str:
+    """Turn timm's name of a weight of Swin or PVTv2 into ours."""
+    key = re.sub(r"^(layers|stages)\.(\d)\.downsample", lambda match: f"merging.{int(match[2]) - 1}", key)
+    key = re.sub(r"^(layers|stages)\.(\d)\.blocks", r"blocks.\2", key)
+    key = re.sub(r"^stages\.([012])\.norm", r"norms.\1", key)
+    key = re.sub(r"^(norm|stages\.3\.norm)\.", "head.norm.", key.replace("patch_embed", "stem"))
+    return re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)
+
+
+def twins(ours: nn.Module, theirs: nn.Module, images: Tensor, rename: Callable[[str], str]) -> None:
+    """Give ours their weights, and stop if the outputs then differ."""
+    state = {rename(key): value for key, value in theirs.state_dict().items() if "attn_mask" not in key}
+    ours.load_state_dict(state)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-3, atol=1e-4)
+
+
+def model(name: str, resolution: int) -> nn.Module:
+    """Build a published model, without stochastic depth, or timm's."""
+    torch.manual_seed(0)
+    if not name.startswith("timm:"):
+        return create_model(name, (resolution, resolution), 1000)
+    sized = {"img_size": resolution} if "swin" in name else {}
+    return timm.create_model(name.removeprefix("timm:"), **sized)
+
+
+def inference(module: nn.Module, x: Tensor) -> Step:
+    """Return a step of inference."""
+
+    def step() -> object:
+        with torch.inference_mode():
+            return module(x)
+
+    module.eval()
+    return step
+
+
+def training(module: nn.Module, x: Tensor) -> Step:
+    """Return a step of training: forward, backward, every parameter's gradient."""
+
+    def step() -> None:
+        module.zero_grad(set_to_none=True)
+        module(x).square().mean().backward()
+
+    module.train()
+    return step
+
+
+def race(ours: Step, theirs: Step, rounds: int) -> tuple[float, float, Interval]:
+    """Return both median times in s, and theirs over ours, above 1 where we are faster."""
+    times: tuple[list[float], list[float]] = [], []
+    for step in (ours, theirs, ours, theirs):
+        step()  # warm
+    for number in range(rounds):
+        for which in (0, 1) if number % 2 else (1, 0):
+            start = time.perf_counter()
+            (ours, theirs)[which]()
+            times[which].append(time.perf_counter() - start)
+    medians = [sorted(found)[rounds // 2] for found in times]
+    return medians[0], medians[1], paired_ratio(times[1], times[0])
+
+
+def report(what: str, raced: tuple[float, float, Interval]) -> None:
+    """Print a row of the table."""
+    ours, theirs, ratio = raced
+    print(
+        f"| {what} | {ours * 1e3:.0f} | {theirs * 1e3:.0f} | {ratio.value:.2f} | {ratio.low:.2f} to {ratio.high:.2f} |",
+        flush=True,
+    )
+
+
+def models(rounds: int, make: Callable[[nn.Module, Tensor], Step], cells: tuple[tuple[int, int], ...]) -> None:
+    """Race whole models: twins, and focal beside both Swins."""
+    for resolution, batch in cells:
+        images = torch.randn(batch, 3, resolution, resolution)
+        swin, their_swin = model("swin_tiny", resolution), model("timm:swin_tiny_patch4_window7_224", resolution)
+        twins(swin, their_swin, images, renamed)
+        pvt, their_pvt = model("pvt_v2_b2", resolution), model("timm:pvt_v2_b2", resolution)
+        twins(pvt, their_pvt, images, renamed)
+        focal = model("focal_tiny", resolution)
+        pairs = {
+            "swin_tiny beside timm's": (swin, their_swin),
+            "focal_tiny beside timm's swin_tiny": (focal, their_swin),
+            "focal_tiny beside our swin_tiny": (focal, swin),
+            "pvt_v2_b2 beside timm's": (pvt, their_pvt),
+        }
+        for what, pair in pairs.items():
+            steps = [make(module, images) for module in pair]
+            report(f"{what}, {make.__name__}, {resolution}, batch {batch}", race(*steps, rounds))
+
+
+def vit_block(rounds: int) -> None:
+    """Race a block of full attention and timm's of ViT, of the same width and tokens."""
+    dim, heads, side, batch = 384, 6, 14, 8
+    theirs = TimmBlock(dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-5))
+    sized = uniform(SIZES["tiny"])
+    attention = attnbench.MECHANISMS["full"].build(Slot(dim, heads, 2, 0, (side, side)))
+    ours = Block(sized, sized.dims.index(dim), attention, 0.0)
+    x = torch.randn(batch, side, side, dim)
+    flat = inference(theirs, x.flatten(1, 2))
+    ours.load_state_dict(theirs.state_dict())
+    steps = inference(ours, x), flat
+    torch.testing.assert_close(steps[0]().flatten(1, 2), steps[1](), rtol=1e-4, atol=1e-5)  # type: ignore[attr-defined]
+    report(f"full beside timm's ViT block, {dim} wide, {side**2} tokens, batch {batch}", race(*steps, 20 * rounds))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
+    print("| what | ours, ms | theirs, ms | theirs / ours | 95 % |\n| --- | --- | --- | --- | --- |")
+    vit_block(given.rounds)
+    models(given.rounds, inference, INFERENCE)
+    models(given.rounds, training, INFERENCE[:1])
+
+
+if __name__ == "__main__":
+    main()
