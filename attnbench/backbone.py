@@ -60,7 +60,8 @@ class Block(nn.Module):
         """Add what the MLP makes of (B, H, W, C) or (B, N, C).
 
         On a CPU a part at a time: what is four times as wide inside stays in the cache, and its memory is used again,
-        where fresh memory for a whole map takes as long to get as the products to compute.
+        where fresh memory for a whole map takes as long to get as the products to compute. A hook on ``norm2`` or
+        ``mlp`` is called with each part.
         """
         dropping = self.training and not isinstance(self.drop_path, nn.Identity)  # and an image is dropped whole
         parts = cut(x, by_image=dropping or not self.mlp.tokenwise) if x.device.type == "cpu" else (x,)

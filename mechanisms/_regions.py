@@ -26,12 +26,17 @@ def attend_regions(
         (B, H, W, C).
     """
     bias = bias.to(q.dtype)
-    if torch.compiler.is_compiling() and q.device.type == "cpu":
+    if torch.compiler.is_compiling() and not _is_exporting() and q.device.type == "cpu":
         return _compiled(q, levels, bias, *_told(layout, hidden))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, bias, *levels)):
         out: Tensor = _Attend.apply(layout, hidden, q, bias, *levels)
         return out
     return attend(q, levels, layout, bias.detach(), hidden)
+
+
+def _is_exporting() -> bool:
+    """Tell whether the graph is to be read by others, who know no operator of ours."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())  # which torch 2.5 lacks
 
 
 class _Attend(torch.autograd.Function):

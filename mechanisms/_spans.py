@@ -7,7 +7,9 @@ whole; of a chunk of windows, the part of the map under their regions is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -79,15 +81,18 @@ def scatter(regions: Tensor, extended: list[Tensor], spans: tuple[Span, ...], ch
 
 def fold(extended: Tensor, span: Span, height: int, width: int) -> Tensor:
     """Bring an extended map back to (B, height, width, C): what is around the edge is added where it comes from."""
-    sides = [(-span.margin, size - span.margin) for size in extended.shape[1:3]]
+    first = span.margin
+    own = extended[:, first : first + height, first : first + width]
     if not span.around:
-        first = span.margin
-        cropped = extended[:, first : first + height, first : first + width]
-        missing = height - cropped.shape[1], width - cropped.shape[2]
-        return F.pad(cropped, (0, 0, 0, missing[1], 0, missing[0])) if any(missing) else cropped
-    folded = extended.new_zeros(extended.shape[0], height, width, extended.shape[3])
-    for to_rows, from_rows in _pieces(*sides[0], height, around=True):
-        for to_columns, from_columns in _pieces(*sides[1], width, around=True):
+        missing = height - own.shape[1], width - own.shape[2]
+        return F.pad(own, (0, 0, 0, missing[1], 0, missing[0])) if any(missing) else own
+    folded = own.clone(memory_format=torch.contiguous_format)
+    rows, columns = (
+        list(_pieces(-first, size - first, side, around=True))
+        for size, side in zip(extended.shape[1:3], (height, width), strict=True)
+    )
+    for (to_rows, from_rows), (to_columns, from_columns) in product(rows, columns):
+        if (to_rows.start, to_columns.start) != (first, first):
             folded[:, from_rows, from_columns] += extended[:, to_rows, to_columns]
     return folded
 

@@ -50,3 +50,14 @@ def test_code_that_is_compiled_for_two_sizes_keeps_their_constants_apart() -> No
         for sides in ((64, 64), (64, 96), (64, 64)):
             images = torch.randn(1, 3, *sides)
             torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_graph_has_operators_of_torch_alone(name: str) -> None:
+    model = shallow(name).eval()
+    images = torch.randn(1, 3, 70, 94)
+    with torch.no_grad():
+        exported = torch.export.export(model, (images,))
+        torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-5, atol=1e-5)
+    called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert all(target.startswith(("aten.", "<built-in")) for target in called), called
