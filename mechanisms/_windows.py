@@ -85,9 +85,11 @@ def cached_constant(build: Callable[..., Constant]) -> Callable[..., Constant]:
         with torch.inference_mode(False):
             return build(*arguments)
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def boxed(*arguments: object) -> _Box[Constant]:
         return _Box(kept(*arguments) if type(torch.empty(0)) is Tensor else build(*arguments))
+
+    # All that torch.compiler.assume_constant_result does, but for importing the compiler, which takes seconds.
+    boxed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @wraps(build)
     def constant(*arguments: object) -> Constant:

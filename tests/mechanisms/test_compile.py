@@ -1,5 +1,7 @@
 """torch.compile takes every mechanism whole, at a fixed resolution, and changes no output and no gradient."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -61,3 +63,13 @@ def test_an_exported_graph_has_operators_of_torch_alone(name: str) -> None:
         torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-5, atol=1e-5)
     called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
     assert all(target.startswith(("aten.", "<built-in")) for target in called), called
+
+
+def test_the_compiler_is_not_imported_before_it_is_used() -> None:
+    # It takes seconds, and every worker process loads mechanisms.
+    code = (
+        "import sys, attnbench; [attnbench.MECHANISMS[name] for name in attnbench.MECHANISMS];"
+        "print([name for name in sys.modules if name.startswith('torch._dynamo')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
