@@ -4,9 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TOKENS = (
-    2048  # of a part of a map, at most: with fewer the weights are read too often, with more the part leaves the cache
-)
+TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
 
 
 class PatchEmbedding(nn.Module):

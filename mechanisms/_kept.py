@@ -11,7 +11,7 @@ class Kept:
     """A tensor that depends on parameters alone: in inference on a CPU it is made again only when their values change.
 
     The values are compared, not a count of writes, which misses those through ``.data``. Elsewhere it is made in every
-    call: comparing would make the host wait for a GPU, the compiler fuses the making, and who watches operators (a
+    call: comparing would make the host wait for a GPU, a graph must hold the making, and who watches operators (a
     ledger of memory, a count of MACs, fake tensors) shall see the same ones every time. Copies and files of a module
     hold nothing of it.
     """

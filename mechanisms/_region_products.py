@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._spans import Chunk, Span, extended_zeros, fold, gather, scatter
 
-FEW_KEYS = 64  # for which products written out are faster than the fused kernel, measured at 49; at 178 they are slower
+FEW_KEYS = 64  # up to which products written out beat the fused kernel: seen at 49 keys, and not at 178
 MANY_SCORES = 32_000  # of a head, which they take to be so
 CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 8 MiB, memory does
 
@@ -53,13 +53,14 @@ class Layout:
 
 
 def attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
-    """Return (B, H, W, C); see :func:`._regions.attend_regions`."""
+    """Return (B, H, W, C); see :func:`._regions.attend_regions`. Autograd does not follow."""
+    bias = bias.detach()  # for a mask that learns torch takes the kernel that stores the scores, recording or not
     chunks = list(_chunks(q, layout))
     if len(chunks) == 1:
         return _attend_chunk(chunks[0], q, levels, layout, bias, hidden).reshape(q.shape)
     out = q.new_empty(q.shape)
+    tiles = out.unflatten(2, (-1, layout.window)).unflatten(1, (-1, layout.window))  # (B, nH, w, nW, w, C)
     for chunk in chunks:
-        tiles = out.unflatten(2, (-1, layout.window)).unflatten(1, (-1, layout.window))  # (B, nH, w, nW, w, C)
         tiles[chunk.images, chunk.rows, :, chunk.columns] = _attend_chunk(chunk, q, levels, layout, bias, hidden)
     return out
 
@@ -148,10 +149,8 @@ def _backward_chunk(
     to_queries = torch.bmm(to_scores, k).mul_(scale).unflatten(0, scores.shape[:2])  # (heads, n, w², D)
     target = _windows(to_q, layout.window, chunk)
     target.copy_(to_queries.permute(1, 2, 0, 3).reshape(target.shape))
-    parted = to_kv.unflatten(2, target.shape[:3]).permute(
-        2, 3, 4, 5, 0, 1, 6
-    )  # (images, rows, columns, keys, 2, heads, D)
-    scatter(parted, to_levels, layout.spans, chunk)
+    parted = to_kv.unflatten(2, target.shape[:3])  # (2, heads, images, rows, columns, keys, D)
+    scatter(parted.permute(2, 3, 4, 5, 0, 1, 6), to_levels, layout.spans, chunk)
 
 
 def _by_head(windows: Tensor, layout: Layout) -> Tensor:

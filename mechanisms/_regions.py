@@ -31,7 +31,7 @@ def attend_regions(
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, bias, *levels)):
         out: Tensor = _Attend.apply(layout, hidden, q, bias, *levels)
         return out
-    return attend(q, levels, layout, bias.detach(), hidden)
+    return attend(q, levels, layout, bias, hidden)
 
 
 def _is_exporting() -> bool:
@@ -43,6 +43,7 @@ class _Attend(torch.autograd.Function):
     """The forward pass keeps the maps alone; the backward pass gathers and multiplies again, chunk by chunk.
 
     PyTorch's fused kernels give no gradient of the mask, which the bias needs, and its other way keeps every score.
+    A gradient of a gradient is refused.
     """
 
     @staticmethod
@@ -61,59 +62,43 @@ class _Attend(torch.autograd.Function):
         return None, None, to_q, to_bias, *to_levels
 
 
-# What torch.compile calls: it would trace chunk after chunk, and fuse nothing that counts.
-Told = tuple[Tensor | None, Tensor | None, int, list[int], int]  # a Hidden's scores and kinds, then a Layout's fields
+# What torch.compile calls: it would trace chunk after chunk, and fuse nothing that counts. Operators take tensors and
+# numbers: of a Hidden its scores and kinds, of a Layout its window, its spans' numbers in a row and its heads.
+_TOLD = "Tensor? scores, Tensor? kinds, int window, int[] spans, int heads"
 
 
-def _told(layout: Layout, hidden: Hidden | None) -> Told:
+def _told(layout: Layout, hidden: Hidden | None) -> tuple[Tensor | None, Tensor | None, int, list[int], int]:
     scores, kinds = (hidden.scores, hidden.kinds) if hidden else (None, None)
-    return (
-        scores,
-        kinds,
-        layout.window,
-        [number for span in layout.spans for number in (span.side, span.step, span.around)],
-        layout.heads,
-    )
+    spans = [number for span in layout.spans for number in (span.side, span.step, span.around)]
+    return scores, kinds, layout.window, spans, layout.heads
 
 
-def _layout(window: int, spans: list[int], heads: int) -> Layout:
+def _understood(
+    scores: Tensor | None, kinds: Tensor | None, window: int, spans: list[int], heads: int
+) -> tuple[Layout, Hidden | None]:
     parted = zip(spans[::3], spans[1::3], spans[2::3], strict=True)
-    return Layout(window, tuple(Span(side, step, bool(around)) for side, step, around in parted), heads)
+    layout = Layout(window, tuple(Span(side, step, bool(around)) for side, step, around in parted), heads)
+    return layout, None if scores is None or kinds is None else Hidden(scores, kinds)
 
 
-def _hidden(scores: Tensor | None, kinds: Tensor | None) -> Hidden | None:
-    return None if scores is None or kinds is None else Hidden(scores, kinds)
+@torch.library.custom_op(
+    "attnbench::attend_regions",
+    mutates_args=(),
+    schema=f"(Tensor q, Tensor[] levels, Tensor bias, {_TOLD}) -> Tensor",
+)
+def _compiled(q: Tensor, levels: list[Tensor], bias: Tensor, *told: Any) -> Tensor:
+    layout, hidden = _understood(*told)
+    return attend(q, levels, layout, bias, hidden)
 
 
-@torch.library.custom_op("attnbench::attend_regions", mutates_args=())
-def _compiled(
-    q: Tensor,
-    levels: list[Tensor],
-    bias: Tensor,
-    scores: Tensor | None,
-    kinds: Tensor | None,
-    window: int,
-    spans: list[int],
-    heads: int,
-) -> Tensor:
-    return attend(q, levels, _layout(window, spans, heads), bias, _hidden(scores, kinds))
-
-
-@torch.library.custom_op("attnbench::attend_regions_backward", mutates_args=())
-def _compiled_backward(
-    grad: Tensor,
-    q: Tensor,
-    levels: list[Tensor],
-    bias: Tensor,
-    scores: Tensor | None,
-    kinds: Tensor | None,
-    window: int,
-    spans: list[int],
-    heads: int,
-) -> list[Tensor]:
-    to_q, to_bias, to_levels = differentiate(
-        grad, q, levels, _layout(window, spans, heads), bias, _hidden(scores, kinds)
-    )
+@torch.library.custom_op(
+    "attnbench::attend_regions_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor q, Tensor[] levels, Tensor bias, {_TOLD}) -> Tensor[]",
+)
+def _compiled_backward(grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *told: Any) -> list[Tensor]:
+    layout, hidden = _understood(*told)
+    to_q, to_bias, to_levels = differentiate(grad, q, levels, layout, bias, hidden)
     return [tensor.contiguous() for tensor in (to_q, to_bias, *to_levels)]
 
 
@@ -127,7 +112,7 @@ def _(_grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *_: Any) -> 
     return [tensor.new_empty(tensor.shape) for tensor in (q, bias, *levels)]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  # torch names them
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  # torch passes it by name
     q, levels, bias, scores, kinds, *layout = inputs
     ctx.save_for_backward(q, bias, scores, kinds, *levels)
     ctx.layout = layout

@@ -108,9 +108,8 @@ class FocalAttention(nn.Module):
         pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         hidden = self.border.hidden(height, width, x.device)
         q = pad_to_windows(qkv[..., :dim], self.window)
-        out = attend_regions(
-            q, [qkv[..., dim:], *pooled], self.layout, self.kept_bias.get(self._bias, self._tables()), hidden
-        )
+        scores = self.kept_bias.get(self._bias, self._tables())
+        out = attend_regions(q, [qkv[..., dim:], *pooled], self.layout, scores, hidden)
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -74,7 +73,7 @@ class _Choices(TorchFunctionMode):
     ) -> Any:
         if func is _ATTENTION:
             self._note(*args, **(kwargs or {}))
-        elif func in (torch.baddbmm, Tensor.baddbmm_):
+        elif func is torch.baddbmm:
             self.names.add("products")
         elif func in _NATIVE:
             self.names.add(_NATIVE[func])

@@ -15,6 +15,7 @@ from attnbench.measure.twins import fake_view, is_fake
 _aten = torch.ops.aten
 # What only this kernel of scaled_dot_product_attention calls; math is recognised by the softmax that is its own.
 _KERNELS: Mapping[str, str] = {
+    "aten::baddbmm": "products",
     "aten::_scaled_dot_product_flash_attention_for_cpu": "flash",
     "aten::_safe_softmax": "math",
     "aten::_native_multi_head_attention": "native multi-head",

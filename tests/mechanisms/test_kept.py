@@ -3,12 +3,14 @@
 import copy
 import pickle
 from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import attnbench
+from attnbench.measure.memory import TensorLedger
 
 MECHANISMS = ("focal", "focal_fast", "swin")
 
@@ -101,3 +103,26 @@ def test_copies_and_pickles_hold_nothing_of_it(name: str) -> None:
     assert len(pickle.dumps(model)) == size
     with torch.inference_mode():
         close(copy.deepcopy(model)(images), expected)
+
+
+def test_it_is_made_once_while_key_and_values_stay_and_every_time_where_they_are_not_compared() -> None:
+    kept, parameter, made = import_module("attnbench.mechanisms._kept").Kept(), nn.Parameter(torch.ones(3)), []
+
+    def make() -> Tensor:
+        made.append(1)
+        return parameter * 2
+
+    def makes(calls: int, key: object = None) -> int:
+        before = len(made)
+        for _ in range(calls):
+            close(kept.get(make, iter([parameter]), key), parameter * 2)
+        return len(made) - before
+
+    with torch.inference_mode():
+        assert makes(3) == 1
+        assert makes(2, key=(7, 7)) == 1
+        parameter.data.add_(1)
+        assert makes(2, key=(7, 7)) == 1
+        with TensorLedger():
+            assert makes(3, key=(7, 7)) == 3
+    assert makes(3, key=(7, 7)) == 3

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 import attnbench
 from attnbench.errors import UserError
 from attnbench.measure.kernel import attention_kernel, with_kernel
+from attnbench.measure.prediction import predict
 
 SHAPE = (2, 3, 17, 8)  # (B, heads, N, D)
 OPERATORS = {
@@ -145,3 +146,21 @@ def test_products_that_a_mechanism_writes_out_are_seen_and_give_way_to_a_chosen_
     assert found == {None: "flash+products", "math": "math", "flash": "flash"}
     for name in ("math", "flash"):
         torch.testing.assert_close(outputs[name], outputs["None"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("swin", "flash+products"), ("focal", "flash")])
+@pytest.mark.parametrize("train", [False, True])
+def test_a_bias_that_learns_takes_no_kernel_that_stores_the_scores(name: str, kernel: str, train: bool) -> None:
+    build = partial(attnbench.build_model, name, "nano", resolution=(224, 224), num_classes=3)
+    model, images = build().train(train), torch.randn(1, 3, 224, 224)
+
+    def step() -> None:
+        with torch.inference_mode(not train):
+            out = model(images)
+        if train:
+            out.sum().backward()
+
+    assert attention_kernel(step) == kernel
+    with torch.device("meta"):
+        twin = build()
+    assert predict(twin, (224, 224), 1, torch.float32, "training" if train else "inference").kernel == kernel
