@@ -151,10 +151,3 @@ def pad_to_multiple(x: Tensor, step: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to multiples of ``step``."""
     bottom, right = -x.shape[1] % step, -x.shape[2] % step
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
-
-
-def cut(x: Tensor, by_image: bool) -> tuple[Tensor, ...]:
-    """Cut a map (B, ..., C) into equal parts of at most ``TOKENS`` tokens: whole images, or (tokens, C)."""
-    tokens = x.numel() // x.shape[-1]
-    whole = x if by_image else x.flatten(0, -2)
-    return whole.chunk(max(1, -(-tokens // TOKENS)))

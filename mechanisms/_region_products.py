@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attnbench.parts import part, parts
+
 from ._spans import Chunk, Span, extended_zeros, fold, gather, scatter
 
 FEW_KEYS = 64  # up to which products written out beat the fused kernel: seen at 49 keys, and not at 178
@@ -55,12 +57,13 @@ class Layout:
 def attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
     """Return (B, H, W, C); see :func:`._regions.attend_regions`. Autograd does not follow."""
     bias = bias.detach()  # for a mask that learns torch takes the kernel that stores the scores, recording or not
-    chunks = list(_chunks(q, layout))
-    if len(chunks) == 1:
-        return _attend_chunk(chunks[0], q, levels, layout, bias, hidden).reshape(q.shape)
+    down, across = q.shape[1] // layout.window, q.shape[2] // layout.window
+    if _box(q, layout) == (q.shape[0], down, across):
+        (chunk,) = _chunks(q, layout)
+        return _attend_chunk(chunk, q, levels, layout, bias, hidden).reshape(q.shape)
     out = q.new_empty(q.shape)
     tiles = out.unflatten(2, (-1, layout.window)).unflatten(1, (-1, layout.window))  # (B, nH, w, nW, w, C)
-    for chunk in chunks:
+    for chunk in _chunks(q, layout):
         tiles[chunk.images, chunk.rows, :, chunk.columns] = _attend_chunk(chunk, q, levels, layout, bias, hidden)
     return out
 
@@ -159,29 +162,22 @@ def _by_head(windows: Tensor, layout: Layout) -> Tensor:
     return heads.flatten(0, 3).flatten(1, 2)
 
 
-def _chunks(q: Tensor, layout: Layout) -> Iterator[Chunk]:
-    """Cut the windows of a map into boxes; on anything but a CPU, one of all."""
+def _box(q: Tensor, layout: Layout) -> tuple[int, int, int]:
+    """Return of how many images, rows and columns of windows a chunk is; on anything but a CPU, of all."""
     images, down, across = q.shape[0], q.shape[1] // layout.window, q.shape[2] // layout.window
-    most = images * down * across
-    if q.device.type == "cpu":
-        most = max(1, CHUNK // (layout.keys * 2 * q.shape[3] * q.element_size()))
-    columns = _part(across, most)
-    rows = _part(down, most // across)
-    several = _part(images, most // (across * down))
-    for image in range(0, images, several):
-        for row in range(0, down, rows):
-            for column in range(0, across, columns):
-                yield Chunk(
-                    slice(image, min(image + several, images)),
-                    slice(row, min(row + rows, down)),
-                    slice(column, min(column + columns, across)),
-                )
+    if q.device.type != "cpu":
+        return images, down, across
+    most = CHUNK // (layout.keys * 2 * q.shape[3] * q.element_size())
+    return part(images, most // (across * down)), part(down, most // across), part(across, most)
 
 
-def _part(whole: int, most: int) -> int:
-    """Return the size of equal parts of ``whole`` that are at most ``most``, and at least 1."""
-    parts = -(-whole // max(1, min(most, whole)))
-    return -(-whole // parts)
+def _chunks(q: Tensor, layout: Layout) -> Iterator[Chunk]:
+    """Cut the windows of a map into boxes."""
+    images, rows, columns = _box(q, layout)
+    for some in parts(q.shape[0], images):
+        for row in range(0, down := q.shape[1] // layout.window, rows):
+            for column in range(0, across := q.shape[2] // layout.window, columns):
+                yield Chunk(some, slice(row, min(row + rows, down)), slice(column, min(column + columns, across)))
 
 
 def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from attnbench.measure.memory import TensorLedger, is_composite
 from attnbench.measure.twins import fake_view, is_fake
+from attnbench.parts import times
 
 _aten = torch.ops.aten
 # What only this kernel of scaled_dot_product_attention calls; math is recognised by the softmax that is its own.
@@ -73,7 +74,7 @@ class PassLedger(TensorLedger):
             self._kernels.add(name)
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if not (func.is_view or func in _VIEWS) and func.overloadpacket not in _ALLOCATING:
-            self.traffic += sum(map(_bytes, chain(_tensors((args, kwargs)), _tensors(out))))
+            self.traffic += times() * sum(map(_bytes, chain(_tensors((args, kwargs)), _tensors(out))))
         return out
 
 

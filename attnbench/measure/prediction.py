@@ -20,6 +20,7 @@ from attnbench.measure.memory import inference_step, stand_in_loss, training_ste
 from attnbench.measure.pass_ledger import PassLedger
 from attnbench.measure.resident import ResidentLedger
 from attnbench.measure.twins import FakeTensors, meta_twin
+from attnbench.parts import alike
 
 Step = Literal["inference", "training"]
 KERNELS: Final = {"math": SDPBackend.MATH, "flash": SDPBackend.FLASH_ATTENTION}
@@ -108,7 +109,7 @@ class Predictor:
     def _as_called(self) -> Iterator[None]:
         """Whatever mode the caller is in (weights made in inference mode could not be trained), with our kernel."""
         choice = nullcontext() if self._kernel is None else sdpa_kernel(KERNELS[self._kernel])
-        with torch.inference_mode(False), torch.enable_grad(), choice:
+        with torch.inference_mode(False), torch.enable_grad(), choice, alike():
             yield
 
     @contextmanager

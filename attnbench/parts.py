@@ -1,0 +1,50 @@
+"""Work on a batch cut into parts, so that little memory is in use at a time. Standard library."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_times: ContextVar[int | None] = ContextVar("_times", default=None)
+
+
+def parts(whole: int, most: int) -> Iterator[slice]:
+    """Yield slices of ``range(whole)`` in order, all of one length but the last, at most ``most`` long, at least 1.
+
+    The body of the loop must free what it allocates, and leave nothing that the next turn needs: see :func:`alike`.
+    """
+    length = part(whole, most)
+    times = _times.get()
+    if times is None:
+        for first in range(0, whole, length):
+            yield slice(first, min(first + length, whole))
+        return
+    count, rest = divmod(whole, length)
+    for stop, size, turns in ((count * length, length, count), (whole, rest, 1)):
+        if size and turns:
+            _times.set(times * turns)
+            yield slice(stop - size, stop)
+            _times.set(times)
+
+
+def part(whole: int, most: int) -> int:
+    """Return the length of equal parts of ``whole`` that are at most ``most`` long, and at least 1."""
+    count = -(-whole // max(1, most))
+    return -(-whole // count) if whole else 1
+
+
+@contextmanager
+def alike() -> Iterator[None]:
+    """Within it, of parts of one length only one is yielded, for the sake of who watches operators without numbers.
+
+    One that stands for many allocates what each of them would; :func:`times` tells how many it stands for.
+    """
+    token = _times.set(1)
+    try:
+        yield
+    finally:
+        _times.reset(token)
+
+
+def times() -> int:
+    """Return how often what runs now would run."""
+    return _times.get() or 1
