@@ -5,6 +5,7 @@ they are many times the map; a chunk at a time they never leave the cache, and t
 again and takes the products a second time, has nothing to keep but the maps.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Hidden:
 
     scores: Tensor  # (kinds, 1 or w², keys), added to the bias: 0 where a key may be attended
     kinds: Tensor  # (windows down, windows across), of int64
+    score: float  # of what is hidden: -inf, or as authors have it a number that other scores could make up for
 
     @classmethod
     def where_not(cls, visible: NDArray[np.bool_], score: float, across: int, device: torch.device) -> "Hidden | None":
@@ -37,7 +39,25 @@ class Hidden:
             return None
         rows, kinds = np.unique(visible.reshape(len(visible), -1), axis=0, return_inverse=True)
         scores = np.where(rows, np.float32(0), np.float32(score)).reshape(-1, *visible.shape[1:])
-        return cls(torch.tensor(scores, device=device), torch.tensor(kinds.reshape(-1, across), device=device))
+        return cls(torch.tensor(scores, device=device), torch.tensor(kinds.reshape(-1, across), device=device), score)
+
+    def of(self, chunk: Chunk, dtype: torch.dtype) -> Tensor:
+        """Return what hides keys from the chunk's windows of an image: (windows, 1 or w², keys)."""
+        return self.scores.to(dtype)[self.kinds[chunk.rows, chunk.columns].flatten()]
+
+    def add(self, found: Tensor, scores: Tensor) -> None:
+        """Add ``found`` by :meth:`of` to scores (n, w², keys), in which windows of image after image follow each other.
+
+        A share of e^-100 is no normal number, and products with such numbers take many times as long. Where scores lie
+        so close that what is hidden would be lost in rounding, it gets no share at all: every query sees some key.
+        """
+        by_image = scores.unflatten(0, (-1, found.shape[0]))
+        if self.score == -math.inf:
+            by_image += found
+            return
+        least, most = torch.aminmax(scores)
+        lost = most - least < -self.score - math.log(2 * found.shape[-1] / torch.finfo(scores.dtype).eps ** 2)
+        by_image.addcmul_(found, torch.where(lost, 1e30, 1.0).to(scores.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +96,7 @@ def _attend_chunk(
     windows = _windows(q, layout.window, chunk)
     queries = windows.flatten(0, 2).flatten(1, 2)  # (n, w², C)
     if _worth_writing_out(queries, kv):
-        attended = _written_out(queries, kv, layout.heads, bias, _scores(hidden, chunk, bias.dtype))
+        attended = _written_out(queries, kv, layout.heads, bias, hidden, chunk)
     else:
         k, v = kv.unflatten(-1, (2, layout.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
         by_head = queries.unflatten(-1, (layout.heads, -1)).transpose(1, 2)
@@ -87,23 +107,23 @@ def _attend_chunk(
 
 def _worth_writing_out(queries: Tensor, kv: Tensor) -> bool:
     """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
-    if queries.device.type != "cpu" or queries.dtype != torch.float32 or kv.shape[1] > FEW_KEYS:
+    if queries.device.type != "cpu" or queries.dtype != torch.float32:
         return False
     if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
         return False
-    return queries.shape[0] * queries.shape[1] * kv.shape[1] >= MANY_SCORES
+    return kv.shape[1] <= FEW_KEYS and queries.shape[0] * queries.shape[1] * kv.shape[1] >= MANY_SCORES
 
 
-def _written_out(queries: Tensor, kv: Tensor, heads: int, bias: Tensor, hidden: Tensor | None) -> Tensor:
+def _written_out(queries: Tensor, kv: Tensor, heads: int, bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
     """Map (n, w², C), (n, keys, 2C) and (heads, w², keys) to (n, w², C), head by head, each a slice of all."""
     out = torch.empty_like(queries)
     scores = queries.new_empty(queries.shape[0], *bias.shape[1:])
-    parts = zip(*(part.chunk(heads, -1) for part in (queries, *kv.chunk(2, -1), out)), bias, strict=True)
-    for q, k, v, target, added in parts:
-        torch.baddbmm(added, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
-        if hidden is not None:
-            split = scores.unflatten(0, (-1, hidden.shape[0]))  # images alike
-            split += hidden
+    added = None if hidden is None else hidden.of(chunk, bias.dtype)
+    parted = zip(*(part.chunk(heads, -1) for part in (queries, *kv.chunk(2, -1), out)), bias, strict=True)
+    for q, k, v, target, biased in parted:
+        torch.baddbmm(biased, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
+        if hidden is not None and added is not None:
+            hidden.add(added, scores)
         torch.softmax(scores, -1, out=scores)
         target.copy_(torch.bmm(scores, v))
     return out
@@ -142,8 +162,10 @@ def _backward_chunk(
     k, v = kv.permute(2, 3, 0, 1, 4).contiguous().flatten(1, 2).unbind(0)  # (heads * n, keys, D)
     # Heads come first, so that the bias's gradient is a sum over neighbours in memory.
     scores = bias.new_empty(layout.heads, kv.shape[0], *bias.shape[1:])
-    scores.copy_(_mask(bias, hidden, chunk).transpose(0, 1).expand_as(scores))
-    shares = scores.flatten(0, 1).baddbmm_(queries, k.mT).softmax(-1)
+    flat = scores.copy_(bias[:, None]).flatten(0, 1).baddbmm_(queries, k.mT)
+    if hidden is not None:
+        hidden.add(hidden.of(chunk, bias.dtype), flat)
+    shares = flat.softmax(-1)
     to_kv = torch.empty_like(kv.permute(2, 3, 0, 1, 4), memory_format=torch.contiguous_format)
     torch.bmm(shares.mT, outer, out=to_kv[1].flatten(0, 1))
     to_scores = torch._softmax_backward_data(torch.bmm(outer, v.mT), shares, -1, shares.dtype)
@@ -188,16 +210,8 @@ def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
 
 def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
     """Return what is added to the scores of the chunk's windows: (n or 1, heads, w², keys)."""
-    scores = _scores(hidden, chunk, bias.dtype)
-    if scores is None:
+    if hidden is None:
         return bias[None]
     images = chunk.images.stop - chunk.images.start
-    mask = bias + scores[:, None]  # (windows of an image, heads, w², keys)
+    mask = bias + hidden.of(chunk, bias.dtype)[:, None]  # (windows of an image, heads, w², keys)
     return mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1)
-
-
-def _scores(hidden: Hidden | None, chunk: Chunk, dtype: torch.dtype) -> Tensor | None:
-    """Return what hides keys from the chunk's windows of an image: (windows, 1 or w², keys)."""
-    if hidden is None:
-        return None
-    return hidden.scores.to(dtype)[hidden.kinds[chunk.rows, chunk.columns].flatten()]

@@ -63,22 +63,22 @@ class _Attend(torch.autograd.Function):
 
 
 # What torch.compile calls: it would trace chunk after chunk, and fuse nothing that counts. Operators take tensors and
-# numbers: of a Hidden its scores and kinds, of a Layout its window, its spans' numbers in a row and its heads.
-_TOLD = "Tensor? scores, Tensor? kinds, int window, int[] spans, int heads"
+# numbers: of a Hidden its three parts, of a Layout its window, its spans' numbers in a row and its heads.
+_TOLD = "Tensor? scores, Tensor? kinds, float score, int window, int[] spans, int heads"
 
 
-def _told(layout: Layout, hidden: Hidden | None) -> tuple[Tensor | None, Tensor | None, int, list[int], int]:
-    scores, kinds = (hidden.scores, hidden.kinds) if hidden else (None, None)
+def _told(layout: Layout, hidden: Hidden | None) -> tuple[Tensor | None, Tensor | None, float, int, list[int], int]:
+    scores, kinds, score = (hidden.scores, hidden.kinds, hidden.score) if hidden else (None, None, 0.0)
     spans = [number for span in layout.spans for number in (span.side, span.step, span.around)]
-    return scores, kinds, layout.window, spans, layout.heads
+    return scores, kinds, score, layout.window, spans, layout.heads
 
 
 def _understood(
-    scores: Tensor | None, kinds: Tensor | None, window: int, spans: list[int], heads: int
+    scores: Tensor | None, kinds: Tensor | None, score: float, window: int, spans: list[int], heads: int
 ) -> tuple[Layout, Hidden | None]:
     parted = zip(spans[::3], spans[1::3], spans[2::3], strict=True)
     layout = Layout(window, tuple(Span(side, step, bool(around)) for side, step, around in parted), heads)
-    return layout, None if scores is None or kinds is None else Hidden(scores, kinds)
+    return layout, None if scores is None or kinds is None else Hidden(scores, kinds, score)
 
 
 @torch.library.custom_op(
@@ -121,7 +121,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     q, bias, scores, kinds, *levels = ctx.saved_tensors
     to_q, to_bias, *to_levels = _compiled_backward(grad, q, levels, bias, scores, kinds, *ctx.layout)
-    return to_q, to_levels, to_bias, None, None, None, None, None
+    return to_q, to_levels, to_bias, *(None,) * 6
 
 
 _compiled.register_autograd(_differentiate, setup_context=_keep)
