@@ -74,17 +74,20 @@ class Layout:
         return sum(span.side**2 for span in self.spans)
 
 
-def attend(q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
+def attend(qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
     """Return (B, H, W, C); see :func:`._regions.attend_regions`. Autograd does not follow."""
     bias = bias.detach()  # for a mask that learns torch takes the kernel that stores the scores, recording or not
-    down, across = q.shape[1] // layout.window, q.shape[2] // layout.window
-    if _box(q, layout) == (q.shape[0], down, across):
-        (chunk,) = _chunks(q, layout)
+    q, kv = _parted(qkv)
+    levels = [kv, *pooled]
+    whole, box = (q.shape[0], *_windows_of(q, layout)), _box(q, layout)
+    if box == whole:
+        (chunk,) = _chunks(slice(0, q.shape[0]), q, layout)
         return _attend_chunk(chunk, q, levels, layout, bias, hidden).reshape(q.shape)
     out = q.new_empty(q.shape)
     tiles = out.unflatten(2, (-1, layout.window)).unflatten(1, (-1, layout.window))  # (B, nH, w, nW, w, C)
-    for chunk in _chunks(q, layout):
-        tiles[chunk.images, chunk.rows, :, chunk.columns] = _attend_chunk(chunk, q, levels, layout, bias, hidden)
+    for images in parts(q.shape[0], box[0]):
+        for chunk in _chunks(images, q, layout):
+            tiles[images, chunk.rows, :, chunk.columns] = _attend_chunk(chunk, q, levels, layout, bias, hidden)
     return out
 
 
@@ -130,31 +133,41 @@ def _written_out(queries: Tensor, kv: Tensor, heads: int, bias: Tensor, hidden: 
 
 
 def differentiate(
-    grad: Tensor, q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None
+    grad: Tensor, qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the gradients of queries, bias and levels, given that of the output."""
+    """Return the gradients of queries, keys and values, of the bias and of the pooled levels, given the output's."""
+    q, kv = _parted(qkv)
+    to_qkv, to_pooled = torch.empty_like(qkv), [torch.empty_like(level) for level in pooled]
+    to_q, to_kv = _parted(to_qkv)
     sums = torch.promote_types(bias.dtype, torch.float32)  # many windows add up to the bias's gradient
-    windows = q.shape[1] // layout.window, q.shape[2] // layout.window
-    pairs = list(zip(levels, layout.spans, strict=True))
-    to_levels = [extended_zeros(level, span, windows) for level, span in pairs]
-    to_q, to_bias = torch.empty_like(q), torch.zeros_like(bias, dtype=sums)
-    for chunk in _chunks(q, layout):
-        _backward_chunk(chunk, layout, hidden, (q, bias, levels), (to_q, to_bias, to_levels), grad)
-    folded = [fold(extended, span, *level.shape[1:3]) for extended, (level, span) in zip(to_levels, pairs, strict=True)]
-    return to_q, to_bias.to(bias.dtype), folded
+    to_bias = torch.zeros_like(bias, dtype=sums)
+    for images in parts(q.shape[0], _box(q, layout)[0]):
+        given = grad[images], q[images], [level[images] for level in (kv, *pooled)], bias
+        wanted = to_q[images], [level[images] for level in (to_kv, *to_pooled)], to_bias
+        _differentiate_images(given, wanted, layout, hidden)
+    return to_qkv, to_bias.to(bias.dtype), to_pooled
 
 
-def _backward_chunk(
-    chunk: Chunk,
-    layout: Layout,
-    hidden: Hidden | None,
-    saved: tuple[Tensor, Tensor, list[Tensor]],
-    grads: tuple[Tensor, Tensor, list[Tensor]],
-    grad: Tensor,
-) -> None:
+Given = tuple[Tensor, Tensor, list[Tensor], Tensor]  # gradient of the output, queries, levels, bias
+Wanted = tuple[Tensor, list[Tensor], Tensor]  # gradients of queries, levels, bias: the last to be added to
+
+
+def _differentiate_images(given: Given, wanted: Wanted, layout: Layout, hidden: Hidden | None) -> None:
+    """Write the gradients of some images, chunk after chunk."""
+    q, pairs = given[1], list(zip(wanted[1], layout.spans, strict=True))
+    windows = _windows_of(q, layout)
+    sums = [level if span.side == span.step else extended_zeros(level, span, windows) for level, span in pairs]
+    for chunk in _chunks(slice(0, q.shape[0]), q, layout):
+        _differentiate_chunk(chunk, layout, hidden, given, (wanted[0], sums, wanted[2]))
+    for found, (level, span) in zip(sums, pairs, strict=True):
+        if found is not level:
+            fold(found, span, level)
+
+
+def _differentiate_chunk(chunk: Chunk, layout: Layout, hidden: Hidden | None, given: Given, wanted: Wanted) -> None:
     """Add up what the chunk's windows give to the gradients; its windows' own queries are in no other chunk."""
-    q, bias, levels = saved
-    to_q, to_bias, to_levels = grads
+    grad, q, levels, bias = given
+    to_q, to_levels, to_bias = wanted
     queries, outer = (_by_head(_windows(x, layout.window, chunk), layout) for x in (q, grad))
     scale = queries.shape[-1] ** -0.5
     queries *= scale  # a copy of our own
@@ -184,22 +197,33 @@ def _by_head(windows: Tensor, layout: Layout) -> Tensor:
     return heads.flatten(0, 3).flatten(1, 2)
 
 
+def _parted(qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """View the queries of a map (B, H, W, 3C), and its keys and values together."""
+    dim = qkv.shape[-1] // 3
+    return qkv[..., :dim], qkv[..., dim:]
+
+
+def _windows_of(q: Tensor, layout: Layout) -> tuple[int, int]:
+    """Return how many windows a map is high and wide."""
+    return q.shape[1] // layout.window, q.shape[2] // layout.window
+
+
 def _box(q: Tensor, layout: Layout) -> tuple[int, int, int]:
     """Return of how many images, rows and columns of windows a chunk is; on anything but a CPU, of all."""
-    images, down, across = q.shape[0], q.shape[1] // layout.window, q.shape[2] // layout.window
+    down, across = _windows_of(q, layout)
     if q.device.type != "cpu":
-        return images, down, across
+        return q.shape[0], down, across
     most = CHUNK // (layout.keys * 2 * q.shape[3] * q.element_size())
-    return part(images, most // (across * down)), part(down, most // across), part(across, most)
+    return part(q.shape[0], most // (across * down)), part(down, most // across), part(across, most)
 
 
-def _chunks(q: Tensor, layout: Layout) -> Iterator[Chunk]:
-    """Cut the windows of a map into boxes."""
-    images, rows, columns = _box(q, layout)
-    for some in parts(q.shape[0], images):
-        for row in range(0, down := q.shape[1] // layout.window, rows):
-            for column in range(0, across := q.shape[2] // layout.window, columns):
-                yield Chunk(some, slice(row, min(row + rows, down)), slice(column, min(column + columns, across)))
+def _chunks(images: slice, q: Tensor, layout: Layout) -> Iterator[Chunk]:
+    """Cut the windows of some images, as many as a chunk has, into boxes."""
+    _, rows, columns = _box(q, layout)
+    down, across = _windows_of(q, layout)
+    for row in range(0, down, rows):
+        for column in range(0, across, columns):
+            yield Chunk(images, slice(row, min(row + rows, down)), slice(column, min(column + columns, across)))
 
 
 def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:

@@ -11,27 +11,28 @@ from ._spans import Span
 
 
 def attend_regions(
-    q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None = None
+    qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None = None
 ) -> Tensor:
     """Attend the regions of every level from each window, under one softmax.
 
     Args:
-        q: (B, H, W, C), H and W multiples of the window.
-        levels: per level (B, rows, columns, 2C), keys then values; its first cells belong to the first windows.
-        layout: the window, the levels' spans, the heads.
+        qkv: (B, H, W, 3C), queries, then keys, then values, H and W multiples of the window.
+        pooled: of every further level (B, rows, columns, 2C), keys then values; its first cells belong to the first
+            windows.
+        layout: the window, the levels' spans, that of ``qkv`` first, and the heads.
         bias: (heads, w², keys), added to the scores; keys level by level, and row-major within a level.
         hidden: what else is added to the scores of a window, or None.
 
     Returns:
         (B, H, W, C).
     """
-    bias = bias.to(q.dtype)
-    if torch.compiler.is_compiling() and not _is_exporting() and q.device.type == "cpu":
-        return _compiled(q, levels, bias, *_told(layout, hidden))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, bias, *levels)):
-        out: Tensor = _Attend.apply(layout, hidden, q, bias, *levels)
+    bias = bias.to(qkv.dtype)
+    if torch.compiler.is_compiling() and not _is_exporting() and qkv.device.type == "cpu":
+        return _compiled(qkv, pooled, bias, *_told(layout, hidden))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (qkv, bias, *pooled)):
+        out: Tensor = _Attend.apply(layout, hidden, qkv, bias, *pooled)
         return out
-    return attend(q, levels, layout, bias, hidden)
+    return attend(qkv, pooled, layout, bias, hidden)
 
 
 def _is_exporting() -> bool:
@@ -47,19 +48,19 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, layout: Layout, hidden: Hidden | None, q: Tensor, bias: Tensor, *levels: Tensor) -> Tensor:
+    def forward(ctx: Any, layout: Layout, hidden: Hidden | None, qkv: Tensor, bias: Tensor, *pooled: Tensor) -> Tensor:
         """Return (B, H, W, C)."""
         ctx.layout, ctx.hidden = layout, hidden
-        ctx.save_for_backward(q, bias, *levels)
-        return attend(q, list(levels), layout, bias, hidden)
+        ctx.save_for_backward(qkv, bias, *pooled)
+        return attend(qkv, list(pooled), layout, bias, hidden)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of queries, bias and levels."""
-        q, bias, *levels = ctx.saved_tensors
-        to_q, to_bias, to_levels = differentiate(grad, q, levels, ctx.layout, bias, ctx.hidden)
-        return None, None, to_q, to_bias, *to_levels
+        """Return the gradients of what was given."""
+        qkv, bias, *pooled = ctx.saved_tensors
+        to_qkv, to_bias, to_pooled = differentiate(grad, qkv, pooled, ctx.layout, bias, ctx.hidden)
+        return None, None, to_qkv, to_bias, *to_pooled
 
 
 # What torch.compile calls: it would trace chunk after chunk, and fuse nothing that counts. Operators take tensors and
@@ -84,44 +85,44 @@ def _understood(
 @torch.library.custom_op(
     "attnbench::attend_regions",
     mutates_args=(),
-    schema=f"(Tensor q, Tensor[] levels, Tensor bias, {_TOLD}) -> Tensor",
+    schema=f"(Tensor qkv, Tensor[] pooled, Tensor bias, {_TOLD}) -> Tensor",
 )
-def _compiled(q: Tensor, levels: list[Tensor], bias: Tensor, *told: Any) -> Tensor:
+def _compiled(qkv: Tensor, pooled: list[Tensor], bias: Tensor, *told: Any) -> Tensor:
     layout, hidden = _understood(*told)
-    return attend(q, levels, layout, bias, hidden)
+    return attend(qkv, pooled, layout, bias, hidden)
 
 
 @torch.library.custom_op(
     "attnbench::attend_regions_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, Tensor q, Tensor[] levels, Tensor bias, {_TOLD}) -> Tensor[]",
+    schema=f"(Tensor grad, Tensor qkv, Tensor[] pooled, Tensor bias, {_TOLD}) -> Tensor[]",
 )
-def _compiled_backward(grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *told: Any) -> list[Tensor]:
+def _compiled_backward(grad: Tensor, qkv: Tensor, pooled: list[Tensor], bias: Tensor, *told: Any) -> list[Tensor]:
     layout, hidden = _understood(*told)
-    to_q, to_bias, to_levels = differentiate(grad, q, levels, layout, bias, hidden)
-    return [tensor.contiguous() for tensor in (to_q, to_bias, *to_levels)]
+    to_qkv, to_bias, to_pooled = differentiate(grad, qkv, pooled, layout, bias, hidden)
+    return [tensor.contiguous() for tensor in (to_qkv, to_bias, *to_pooled)]
 
 
 @_compiled.register_fake
-def _(q: Tensor, *_: Any) -> Tensor:
-    return q.new_empty(q.shape)
+def _(qkv: Tensor, *_: Any) -> Tensor:
+    return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
 @_compiled_backward.register_fake
-def _(_grad: Tensor, q: Tensor, levels: list[Tensor], bias: Tensor, *_: Any) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (q, bias, *levels)]
+def _(_grad: Tensor, qkv: Tensor, pooled: list[Tensor], bias: Tensor, *_: Any) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in (qkv, bias, *pooled)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001  # torch passes it by name
-    q, levels, bias, scores, kinds, *layout = inputs
-    ctx.save_for_backward(q, bias, scores, kinds, *levels)
+    qkv, pooled, bias, scores, kinds, *layout = inputs
+    ctx.save_for_backward(qkv, bias, scores, kinds, *pooled)
     ctx.layout = layout
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    q, bias, scores, kinds, *levels = ctx.saved_tensors
-    to_q, to_bias, *to_levels = _compiled_backward(grad, q, levels, bias, scores, kinds, *ctx.layout)
-    return to_q, to_levels, to_bias, *(None,) * 6
+    qkv, bias, scores, kinds, *pooled = ctx.saved_tensors
+    to_qkv, to_bias, *to_pooled = _compiled_backward(grad, qkv, pooled, bias, scores, kinds, *ctx.layout)
+    return to_qkv, to_pooled, to_bias, *(None,) * 6
 
 
 _compiled.register_autograd(_differentiate, setup_context=_keep)

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -56,45 +54,58 @@ def gather(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> Tenso
     return gathered.flatten(0, 2)
 
 
+def scatter(regions: Tensor, sums: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> None:
+    """Give what the chunk's windows have, (images, rows, columns, cells, ...), to maps, level by level.
+
+    Regions without a margin are all that their cells get, and are written into the map; others are added to a map
+    extended by what regions reach (:func:`extended_zeros`), of the chunk's images alone.
+    """
+    first = 0
+    for level, span in zip(sums, spans, strict=True):
+        part = regions[:, :, :, first : first + span.side**2].unflatten(3, (span.side, span.side))
+        first += span.side**2
+        if span.side == span.step:
+            tiles = level.unflatten(2, (-1, span.side)).unflatten(1, (-1, span.side)).unflatten(-1, part.shape[5:])
+            tiles[chunk.images, chunk.rows, :, chunk.columns] = part.transpose(2, 3)
+        else:
+            _add_up(part, level.unflatten(-1, part.shape[5:]), span, chunk)
+
+
+def _add_up(part: Tensor, extended: Tensor, span: Span, chunk: Chunk) -> None:
+    """Add regions (images, rows, columns, side, side, ...) to an extended map (images, H, W, ...)."""
+    columns, left = part.shape[2], chunk.columns.start * span.step
+    for row in range(part.shape[1]):  # one row of regions at a time, and of each as many columns as do not overlap
+        top = (chunk.rows.start + row) * span.step
+        for begin in range(0, span.side, span.step):
+            width = min(span.step, span.side - begin)
+            band = extended[:, top : top + span.side, left + begin :].unfold(2, width, span.step)[:, :, :columns]
+            band = band.movedim(-1, 3)  # (images, side, columns, width, ...)
+            band += part[:, row, :, :, begin : begin + width].transpose(1, 2)
+
+
 def extended_zeros(level: Tensor, span: Span, windows: tuple[int, int]) -> Tensor:
     """Return zeros for a map (B, H, W, C) extended by all that the regions of ``windows`` (down, across) reach."""
     sides = [stop - first for first, stop in (span.reach(slice(0, count)) for count in windows)]
     return level.new_zeros(level.shape[0], *sides, level.shape[3])
 
 
-def scatter(regions: Tensor, extended: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> None:
-    """Add what the chunk's windows have, (images, rows, columns, cells, ...), up into extended maps, level by level."""
-    first = 0
-    for level, span in zip(extended, spans, strict=True):
-        part = regions[:, :, :, first : first + span.side**2].unflatten(3, (span.side, span.side))
-        first += span.side**2
-        split = level[chunk.images].unflatten(-1, part.shape[5:])
-        columns, left = part.shape[2], chunk.columns.start * span.step
-        for row in range(part.shape[1]):  # one row of regions at a time, and of each as many columns as do not overlap
-            top = (chunk.rows.start + row) * span.step
-            for begin in range(0, span.side, span.step):
-                width = min(span.step, span.side - begin)
-                band = split[:, top : top + span.side, left + begin :].unfold(2, width, span.step)[:, :, :columns]
-                band = band.movedim(-1, 3)  # (images, side, columns, width, ...)
-                band += part[:, row, :, :, begin : begin + width].transpose(1, 2)
-
-
-def fold(extended: Tensor, span: Span, height: int, width: int) -> Tensor:
-    """Bring an extended map back to (B, height, width, C): what is around the edge is added where it comes from."""
+def fold(extended: Tensor, span: Span, out: Tensor) -> None:
+    """Bring an extended map back to ``out`` (B, H, W, C): what is around the edge is added where it comes from."""
     first = span.margin
+    height, width = out.shape[1:3]
     own = extended[:, first : first + height, first : first + width]
+    if own.shape != out.shape:
+        out.zero_()  # where no region reaches
+    out[:, : own.shape[1], : own.shape[2]] = own
     if not span.around:
-        missing = height - own.shape[1], width - own.shape[2]
-        return F.pad(own, (0, 0, 0, missing[1], 0, missing[0])) if any(missing) else own
-    folded = own.clone(memory_format=torch.contiguous_format)
+        return
     rows, columns = (
         list(_pieces(-first, size - first, side, around=True))
         for size, side in zip(extended.shape[1:3], (height, width), strict=True)
     )
     for (to_rows, from_rows), (to_columns, from_columns) in product(rows, columns):
         if (to_rows.start, to_columns.start) != (first, first):
-            folded[:, from_rows, from_columns] += extended[:, to_rows, to_columns]
-    return folded
+            out[:, from_rows, from_columns] += extended[:, to_rows, to_columns]
 
 
 def _under(level: Tensor, span: Span, chunk: Chunk) -> Tensor:

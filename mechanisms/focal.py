@@ -102,14 +102,13 @@ class FocalAttention(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         _, height, width, dim = x.shape
         x = self.border.enter(x)
-        qkv = self.qkv(x)
+        qkv = pad_to_windows(self.qkv(x), self.window)
         bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
         # Pooled tokens ask nothing: no q.
         pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         hidden = self.border.hidden(height, width, x.device)
-        q = pad_to_windows(qkv[..., :dim], self.window)
         scores = self.kept_bias.get(self._bias, self._tables())
-        out = attend_regions(q, [qkv[..., dim:], *pooled], self.layout, scores, hidden)
+        out = attend_regions(qkv, pooled, self.layout, scores, hidden)
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:

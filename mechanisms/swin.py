@@ -16,6 +16,7 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
+from ._kept import Kept
 from ._region_products import Hidden, Layout
 from ._regions import attend_regions
 from ._spans import Span
@@ -158,14 +159,15 @@ class ShiftedWindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         index = relative_position_index(self.window, self.window)
         self.register_buffer("relative_position_index", index, persistent=False)
+        self.kept_bias = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        _, height, width, dim = x.shape
+        _, height, width, _ = x.shape
         qkv = self.border.lay_out(self.qkv(self.border.enter(x)))
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (heads, w², w²)
+        bias = self.kept_bias.get(self._bias, [self.relative_position_bias_table])
         hidden = self.border.hidden(height, width, x.device)
-        out = attend_regions(qkv[..., :dim], [qkv[..., dim:]], self.layout, bias, hidden)
+        out = attend_regions(qkv, [], self.layout, bias, hidden)
         return self.proj(self.border.leave(out, height, width))
 
     def macs(self, height: int, width: int) -> int:
@@ -179,6 +181,10 @@ class ShiftedWindowAttention(nn.Module):
         """Return the MACs without padding and without pairs that the shift's mask hides."""
         dim = self.proj.in_features
         return 4 * height * width * dim**2 + 2 * self.border.pairs(height) * self.border.pairs(width) * dim
+
+    def _bias(self) -> Tensor:
+        """Return (heads, w², w²)."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
 
 
 @cached_constant
