@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from attnbench import operators
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
 from attnbench.errors import UserError, unknown
@@ -64,9 +65,12 @@ class Block(nn.Module):
         its memory is used again, where fresh memory for a whole map takes as long to get as the products to compute. A
         hook on ``norm2`` or ``mlp`` is then called with each part.
         """
+        dropping = self.training and not isinstance(self.drop_path, nn.Identity)  # and an image is dropped whole
+        plain = type(self.scale2) is nn.Identity and not dropping
+        if plain and operators.wanted(x) and operators.fits(self.norm2, self.mlp):
+            return operators.add_mlp(x, self.norm2, self.mlp)
         if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
             return x + self._further(x)
-        dropping = self.training and not isinstance(self.drop_path, nn.Identity)  # and an image is dropped whole
         by_image = dropping or not self.mlp.tokenwise
         whole = x if by_image else x.flatten(0, -2)
         each = max(1, whole[:1, ..., 0].numel())  # tokens

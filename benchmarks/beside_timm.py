@@ -6,12 +6,12 @@ held to the authors' by the tests, and here it stands beside timm's Swin-T, as t
 
 import argparse
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 
 import timm
 import torch
+from racing import HEADER, Step, agree, inference, race, report, training
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 
@@ -19,12 +19,10 @@ import attnbench
 from attnbench.architecture import uniform
 from attnbench.backbone import Block
 from attnbench.contract import Slot
-from attnbench.measure.statistics import Interval, paired_ratio
 from attnbench.models import create_model
 from attnbench.sizes import SIZES
 
 INFERENCE = ((224, 8), (448, 2), (896, 1))  # resolution in pixels, batch size
-Step = Callable[[], object]
 
 
 def renamed(key: str) -> str:
@@ -40,8 +38,7 @@ def twins(ours: nn.Module, theirs: nn.Module, images: Tensor, rename: Callable[[
     """Give ours their weights, and stop if the outputs then differ."""
     state = {rename(key): value for key, value in theirs.state_dict().items() if "attn_mask" not in key}
     ours.load_state_dict(state)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=1e-5, atol=1e-5)
+    agree(ours.eval(), theirs.eval(), images)
 
 
 def model(name: str, resolution: int) -> nn.Module:
@@ -51,51 +48,6 @@ def model(name: str, resolution: int) -> nn.Module:
         return create_model(name, (resolution, resolution), 1000)
     sized = {"img_size": resolution} if "swin" in name else {}
     return timm.create_model(name.removeprefix("timm:"), **sized)
-
-
-def inference(module: nn.Module, x: Tensor) -> Step:
-    """Return a step of inference."""
-
-    def step() -> object:
-        with torch.inference_mode():
-            return module(x)
-
-    module.eval()
-    return step
-
-
-def training(module: nn.Module, x: Tensor) -> Step:
-    """Return a step of training: forward, backward, every parameter's gradient."""
-
-    def step() -> None:
-        module.zero_grad(set_to_none=True)
-        module(x).square().mean().backward()
-
-    module.train()
-    return step
-
-
-def race(ours: Step, theirs: Step, rounds: int) -> tuple[float, float, Interval]:
-    """Return both median times in s, and theirs over ours, above 1 where we are faster."""
-    times: tuple[list[float], list[float]] = [], []
-    for step in (ours, theirs, ours, theirs):
-        step()  # warm
-    for number in range(rounds):
-        for which in (0, 1) if number % 2 else (1, 0):
-            start = time.perf_counter()
-            (ours, theirs)[which]()
-            times[which].append(time.perf_counter() - start)
-    medians = [sorted(found)[rounds // 2] for found in times]
-    return medians[0], medians[1], paired_ratio(times[1], times[0])
-
-
-def report(what: str, raced: tuple[float, float, Interval]) -> None:
-    """Print a row of the table."""
-    ours, theirs, ratio = raced
-    print(
-        f"| {what} | {ours * 1e3:.0f} | {theirs * 1e3:.0f} | {ratio.value:.2f} | {ratio.low:.2f} to {ratio.high:.2f} |",
-        flush=True,
-    )
 
 
 def models(rounds: int, make: Callable[[nn.Module, Tensor], Step], cells: tuple[tuple[int, int], ...]) -> None:
@@ -144,7 +96,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    print("| what | ours, ms | theirs, ms | theirs / ours | 95 % |\n| --- | --- | --- | --- | --- |")
+    print(HEADER)
     vit_block(given.rounds)
     models(given.rounds, inference, INFERENCE)
     models(given.rounds, training, INFERENCE[:1])

@@ -26,18 +26,18 @@ class PresentCells:
         """Side of a cell, in tokens."""
         return windows_along(self.window, self.cells)
 
-    def cut(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Cut (B, H, W, C) into (B, rows, columns, side², C); return also which places hold a token, None for all."""
+    def split(self, x: Tensor) -> Tensor:
+        """View (B, H, W, C), padded where need be, as (B, rows, side, columns, side, C)."""
         padded = pad_to_windows(x, self.window)
-        tiles = padded.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))  # (B, nH, w, nW, w, C)
         rest = self.side * self.cells - self.window
         if rest:
-            tiles = F.pad(tiles, (0, 0, 0, rest, 0, 0, 0, rest))
-        split = tiles.unflatten(4, (self.cells, self.side)).unflatten(2, (self.cells, self.side))
-        ordered = split.permute(0, 1, 2, 4, 5, 3, 6, 7)  # (B, nH, cells, nW, cells, side, side, C)
-        rows, columns = ordered.shape[1] * self.cells, ordered.shape[3] * self.cells
-        cut = ordered.reshape(x.shape[0], rows, columns, self.side**2, x.shape[3])
-        return cut, _present(x.shape[1], x.shape[2], self.window, self.cells, x.device)
+            tiles = padded.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))  # (B, nH, w, nW, w, C)
+            padded = F.pad(tiles, (0, 0, 0, rest, 0, 0, 0, rest)).flatten(3, 4).flatten(1, 2)
+        return padded.unflatten(2, (-1, self.side)).unflatten(1, (-1, self.side))
+
+    def present(self, x: Tensor) -> Tensor | None:
+        """Return which places of cells hold a token, (rows, columns, side², 1), or None where all do."""
+        return _present(x.shape[1], x.shape[2], self.window, self.cells, x.device)
 
     def held(self, real: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Return how many tokens of the map each cell holds along an axis, told which places of windows are such."""
@@ -58,13 +58,15 @@ class CentredCells:
         """Side of a cell, in tokens."""
         return self.window // self.cells
 
-    def cut(self, x: Tensor) -> tuple[Tensor, None]:
-        """Cut (B, H, W, C), H and W multiples of the window, into (B, rows, columns, side², C)."""
+    def split(self, x: Tensor) -> Tensor:
+        """View (B, H, W, C), H and W multiples of the window, as (B, rows, side, columns, side, C)."""
         counts = [windows_along(side, self.window) * self.cells for side in x.shape[1:3]]
         starts = [(side - count * self.side) // 2 for side, count in zip(x.shape[1:3], counts, strict=True)]
         middle = x.narrow(1, starts[0], counts[0] * self.side).narrow(2, starts[1], counts[1] * self.side)
-        tiles = middle.unflatten(2, (counts[1], self.side)).unflatten(1, (counts[0], self.side))
-        return tiles.transpose(2, 3).flatten(3, 4), None
+        return middle.unflatten(2, (-1, self.side)).unflatten(1, (-1, self.side))
+
+    def present(self, x: Tensor) -> None:
+        """Return None: all places count."""
 
     def held(self, real: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Return how many tokens of the map each cell holds along an axis, told which places of windows are such."""
@@ -93,9 +95,11 @@ class WindowPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, H, W, C) to (B, nH * cells, nW * cells, C)."""
-        cells, present = self.tiles.cut(x)  # (B, rows, columns, side², C)
-        if self.pool == "fc":
-            return (self.weight @ cells).squeeze(-2) + self.bias
+        split = self.tiles.split(x)  # (B, rows, side, columns, side, C)
+        if self.pool == "fc":  # along rows of tokens as they lie, then across
+            along = torch.matmul(self.weight.view(self.tiles.side, 1, 1, self.tiles.side), split)
+            return along.squeeze(-2).sum(2) + self.bias
+        present, cells = self.tiles.present(x), split.transpose(2, 3).flatten(3, 4)  # (B, rows, columns, side², C)
         if self.pool == "conv":
             square = (self.tiles.side,) * 2
             places = cells.flatten(0, 2).transpose(1, 2).unflatten(-1, square)  # (cells, C, side, side)

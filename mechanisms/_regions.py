@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from attnbench import operators
+
 from ._region_products import Hidden, Layout, attend, differentiate
 from ._spans import Span
 
@@ -27,17 +29,12 @@ def attend_regions(
         (B, H, W, C).
     """
     bias = bias.to(qkv.dtype)
-    if torch.compiler.is_compiling() and not _is_exporting() and qkv.device.type == "cpu":
+    if operators.wanted(qkv):
         return _compiled(qkv, pooled, bias, *_told(layout, hidden))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (qkv, bias, *pooled)):
         out: Tensor = _Attend.apply(layout, hidden, qkv, bias, *pooled)
         return out
     return attend(qkv, pooled, layout, bias, hidden)
-
-
-def _is_exporting() -> bool:
-    """Tell whether the graph is to be read by others, who know no operator of ours."""
-    return bool(getattr(torch.compiler, "is_exporting", bool)())  # which torch 2.5 lacks
 
 
 class _Attend(torch.autograd.Function):

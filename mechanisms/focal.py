@@ -14,7 +14,6 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
@@ -22,6 +21,7 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
+from ._focal_bias import join, region_order
 from ._focal_borders import BORDERS, own_window, pairs, regions_along
 from ._kept import Kept
 from ._pooling import POOLS, WindowPool
@@ -156,7 +156,7 @@ class FocalAttention(nn.Module):
         for name, table in self.named_parameters():
             if name.startswith("relative_position_bias_table"):
                 nn.init.trunc_normal_(table, std=0.02)
-        order, twice = _region_order(own_window(window, self.border.expand), ring)
+        order, twice = region_order(own_window(window, self.border.expand), ring)
         self.register_buffer("own_index", relative_position_index(window, window), persistent=False)
         self.register_buffer("region_order", torch.tensor(order), persistent=False)
         self.register_buffer("twice", torch.tensor(twice), persistent=False)
@@ -171,32 +171,9 @@ class FocalAttention(nn.Module):
         yield from self.relative_position_bias_table_to_windows
 
     def _bias(self) -> Tensor:
-        """Return (heads, w², keys): own window and ring in the region's order, then the pooled levels."""
-        fine = self.relative_position_bias_table[self.own_index].permute(2, 0, 1)  # (heads, w², w²)
-        if self.border.expand:
-            ring = self.relative_position_bias_table_to_neighbors[0]
-            # Two copies of one key with biases a and b are one key with bias log(exp a + exp b).
-            merged = torch.logaddexp(ring[..., self.twice[0]], ring[..., self.twice[1]])
-            unreached = ring.new_full((*ring.shape[:2], 1), float("-inf"))
-            fine = torch.cat([fine, ring, merged, unreached], dim=-1)[..., self.region_order]
-        tables = self.relative_position_bias_table_to_windows
-        pooled = [table[:, self.get_buffer(f"pooled_index_{level}")] for level, table in enumerate(tables)]
-        return torch.cat([fine, *pooled], dim=-1)
-
-
-def _region_order(own: NDArray[np.bool_], ring: NDArray[np.intp]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return where each place of the region finds its bias, and which entries of the ring's table share a place.
-
-    Biases lie in a row: the own window's, the table's of the ring (``ring`` has the place of each), the merged ones of
-    entries that share a place, one for places that no entry has. The second is (2, shared places).
-    """
-    first = {place: entry for entry, place in reversed(list(enumerate(ring.tolist())))}
-    last = {place: entry for entry, place in enumerate(ring.tolist())}
-    shared = [place for place in first if first[place] != last[place]]
-    order = np.full(own.size, own.sum() + ring.size + len(shared), dtype=np.int64)  # of no entry, unless told below
-    order[own.ravel()] = np.arange(own.sum())
-    for place, entry in first.items():
-        order[place] = own.sum() + entry
-    for index, place in enumerate(shared):
-        order[place] = own.sum() + ring.size + index
-    return order, np.array([[first[place] for place in shared], [last[place] for place in shared]], dtype=np.int64)
+        """Return (heads, w², keys), see :func:`._focal_bias.join`."""
+        ring = self.relative_position_bias_table_to_neighbors[0] if self.border.expand else None
+        tables = list(self.relative_position_bias_table_to_windows)
+        pooled = [self.get_buffer(f"pooled_index_{level}") for level in range(len(tables))]
+        places = [self.own_index, self.region_order, self.twice, *pooled]
+        return join(self.relative_position_bias_table, ring, tables, places)

@@ -13,7 +13,7 @@ LAYERS = [
     {"errors", "names", "record", "config", "contract", "task_contract", "sizes"}
     | {"amounts", "capacity", "axes"}
     | {"recipe", "recipes", "data_report"},
-    {"declarations", "registry", "layers", "parts", "architecture", "store", "environment", "hardware"},
+    {"declarations", "registry", "layers", "parts", "operators", "architecture", "store", "environment", "hardware"},
     {
         "backbone",
         "measure",

@@ -3,13 +3,15 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 
 import attnbench
 from attnbench.architecture import uniform
-from attnbench.backbone import Backbone, assemble
+from attnbench.backbone import Backbone, Block, assemble
+from attnbench.layers import LayerScale
 from attnbench.sizes import SIZES
 
 NAMES = sorted(attnbench.MECHANISMS)
@@ -43,6 +45,32 @@ def test_one_graph_with_the_outputs_and_gradients_of_eager(name: str) -> None:
     model.eval()
     with torch.inference_mode():
         torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+class Doubled(torch.nn.Linear):
+    """A layer that somebody exchanged."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("changed", ["layer", "autocast", "layer scale", "stochastic depth"])
+def test_what_our_operators_do_not_compute_is_traced(changed: str) -> None:
+    model = shallow("swin").eval()
+    for block in cast(list[Block], model.blocks[0]):
+        if changed == "layer":
+            block.mlp.fc2 = Doubled(block.mlp.fc2.in_features, block.mlp.fc2.out_features)
+        if changed == "layer scale":
+            block.scale2 = LayerScale(block.mlp.fc2.out_features, 0.3)
+        if changed == "stochastic depth":
+            block.drop_path = torch.nn.Dropout(0.5).eval()  # another kind, and inactive
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    images = torch.randn(2, 3, 70, 94)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=changed == "autocast"):
+        actual, expected = compiled(images), model(images)
+    assert actual.dtype == expected.dtype
+    tolerance = 3e-2 if changed == "autocast" else 1e-5  # eight bits
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_code_that_is_compiled_for_two_sizes_keeps_their_constants_apart() -> None:
