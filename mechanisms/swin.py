@@ -39,19 +39,24 @@ class MaskedBorder:
         return cls(window, shift)
 
     def enter(self, x: Tensor) -> Tensor:
-        """Lay out (B, H, W, C) before the projection: as it is."""
-        return x
+        """Lay out (B, H, W, C) before the projection: shifted where windows divide it, which is a third of the copy."""
+        return self._shifted(x) if self._divides(x) else x
 
     def lay_out(self, qkv: Tensor) -> Tensor:
-        """Pad and shift the projected map (B, H, W, 3C)."""
-        shifts = self.shifts(qkv.shape[1], qkv.shape[2])
-        padded = pad_to_windows(qkv, self.window)
-        return padded.roll((-shifts[0], -shifts[1]), dims=(1, 2)) if any(shifts) else padded
+        """Pad and shift the projected map (B, H, W, 3C) where windows do not divide it: padding is not projected."""
+        return qkv if self._divides(qkv) else self._shifted(pad_to_windows(qkv, self.window))
 
     def leave(self, out: Tensor, height: int, width: int) -> Tensor:
         """Shift back, and cut the map out of what windows cover."""
         shifts = self.shifts(height, width)
         return (out.roll(shifts, dims=(1, 2)) if any(shifts) else out)[:, :height, :width]
+
+    def _divides(self, x: Tensor) -> bool:
+        return x.shape[1] % self.window == 0 and x.shape[2] % self.window == 0
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        rows, columns = self.shifts(x.shape[1], x.shape[2])
+        return x.roll((-rows, -columns), dims=(1, 2)) if rows or columns else x
 
     def shifts(self, height: int, width: int) -> tuple[int, int]:
         """Return the shift of each axis."""
