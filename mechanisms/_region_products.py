@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attnbench.parts import part, parts
 
-from ._spans import Chunk, Span, extended_zeros, fold, gather, scatter
+from ._spans import Chunk, Span, extended_zeros, fold, gather, gather_by_head, scatter
 
 FEW_KEYS = 64  # up to which products written out beat the fused kernel: seen at 49 keys, and not at 178
 MANY_SCORES = 32_000  # of a head, which they take to be so
@@ -79,57 +79,56 @@ def attend(qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidd
     bias = bias.detach()  # for a mask that learns torch takes the kernel that stores the scores, recording or not
     q, kv = _parted(qkv)
     levels = [kv, *pooled]
-    whole, box = (q.shape[0], *_windows_of(q, layout)), _box(q, layout)
-    if box == whole:
-        (chunk,) = _chunks(slice(0, q.shape[0]), q, layout)
-        return _attend_chunk(chunk, q, levels, layout, bias, hidden).reshape(q.shape)
     out = q.new_empty(q.shape)
-    tiles = out.unflatten(2, (-1, layout.window)).unflatten(1, (-1, layout.window))  # (B, nH, w, nW, w, C)
-    for images in parts(q.shape[0], box[0]):
+    for images in parts(q.shape[0], _box(q, layout)[0]):
         for chunk in _chunks(images, q, layout):
-            tiles[images, chunk.rows, :, chunk.columns] = _attend_chunk(chunk, q, levels, layout, bias, hidden)
+            _attend_chunk(chunk, q, levels, layout, bias, hidden, _windows(out, layout.window, chunk))
     return out
 
 
 def _attend_chunk(
-    chunk: Chunk, q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None
-) -> Tensor:
-    """Return the chunk's outputs in the order of a map: (images, rows, w, columns, w, C)."""
-    kv = gather(levels, layout.spans, chunk)
+    chunk: Chunk, q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None, out: Tensor
+) -> None:
+    """Write the outputs of the chunk's windows, ``out`` (images, rows, columns, w, w, C)."""
     windows = _windows(q, layout.window, chunk)
-    queries = windows.flatten(0, 2).flatten(1, 2)  # (n, w², C)
-    if _worth_writing_out(queries, kv):
-        attended = _written_out(queries, kv, layout.heads, bias, hidden, chunk)
-    else:
-        k, v = kv.unflatten(-1, (2, layout.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
-        by_head = queries.unflatten(-1, (layout.heads, -1)).transpose(1, 2)
-        mask = _mask(bias, hidden, chunk)
-        attended = F.scaled_dot_product_attention(by_head, k, v, attn_mask=mask).transpose(1, 2)
-    return attended.reshape(windows.shape).transpose(2, 3)
+    if _worth_writing_out(windows, layout):
+        _write(_written_out(windows, levels, layout, bias, hidden, chunk), out)
+        return
+    kv = gather(levels, layout.spans, chunk).unflatten(-1, (2, layout.heads, -1))
+    k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
+    queries = windows.flatten(0, 2).flatten(1, 2).unflatten(-1, (layout.heads, -1)).transpose(1, 2)
+    attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=_mask(bias, hidden, chunk))
+    out.copy_(attended.transpose(1, 2).reshape(out.shape))
 
 
-def _worth_writing_out(queries: Tensor, kv: Tensor) -> bool:
+def _worth_writing_out(windows: Tensor, layout: Layout) -> bool:
     """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
-    if queries.device.type != "cpu" or queries.dtype != torch.float32:
+    if windows.device.type != "cpu" or windows.dtype != torch.float32 or layout.keys > FEW_KEYS:
         return False
     if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
         return False
-    return kv.shape[1] <= FEW_KEYS and queries.shape[0] * queries.shape[1] * kv.shape[1] >= MANY_SCORES
+    return windows.shape[:5].numel() * layout.keys >= MANY_SCORES
 
 
-def _written_out(queries: Tensor, kv: Tensor, heads: int, bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
-    """Map (n, w², C), (n, keys, 2C) and (heads, w², keys) to (n, w², C), head by head, each a slice of all."""
-    out = torch.empty_like(queries)
-    scores = queries.new_empty(queries.shape[0], *bias.shape[1:])
-    added = None if hidden is None else hidden.of(chunk, bias.dtype)
-    parted = zip(*(part.chunk(heads, -1) for part in (queries, *kv.chunk(2, -1), out)), bias, strict=True)
-    for q, k, v, target, biased in parted:
-        torch.baddbmm(biased, q, k.mT, alpha=q.shape[-1] ** -0.5, out=scores)
-        if hidden is not None and added is not None:
-            hidden.add(added, scores)
-        torch.softmax(scores, -1, out=scores)
-        target.copy_(torch.bmm(scores, v))
-    return out
+def _written_out(
+    windows: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None, chunk: Chunk
+) -> Tensor:
+    """Map windows (images, rows, columns, w, w, C) to (heads, n, w², D)."""
+    k, v = gather_by_head(levels, layout.spans, chunk, layout.heads).flatten(1, 2).unbind(0)  # (heads * n, keys, D)
+    queries = _by_head(windows, layout)
+    scores = _scores(queries, k, queries.shape[-1] ** -0.5, bias, hidden, chunk)
+    torch.softmax(scores, -1, out=scores)
+    return torch.bmm(scores, v).unflatten(0, (layout.heads, -1))
+
+
+def _scores(q: Tensor, k: Tensor, scale: float, bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
+    """Return the scores (heads * n, w², keys): heads come first, so that a bias is one for neighbours in memory."""
+    scores = q.new_empty(len(q), *bias.shape[1:])
+    scores.unflatten(0, (len(bias), -1)).copy_(bias[:, None])
+    scores.baddbmm_(q, k.mT, alpha=scale)
+    if hidden is not None:
+        hidden.add(hidden.of(chunk, bias.dtype), scores)
+    return scores
 
 
 def differentiate(
@@ -171,24 +170,25 @@ def _differentiate_chunk(chunk: Chunk, layout: Layout, hidden: Hidden | None, gi
     queries, outer = (_by_head(_windows(x, layout.window, chunk), layout) for x in (q, grad))
     scale = queries.shape[-1] ** -0.5
     queries *= scale  # a copy of our own
-    kv = gather(levels, layout.spans, chunk).unflatten(-1, (2, layout.heads, -1))
-    k, v = kv.permute(2, 3, 0, 1, 4).contiguous().flatten(1, 2).unbind(0)  # (heads * n, keys, D)
-    # Heads come first, so that the bias's gradient is a sum over neighbours in memory.
-    scores = bias.new_empty(layout.heads, kv.shape[0], *bias.shape[1:])
-    flat = scores.copy_(bias[:, None]).flatten(0, 1).baddbmm_(queries, k.mT)
-    if hidden is not None:
-        hidden.add(hidden.of(chunk, bias.dtype), flat)
-    shares = flat.softmax(-1)
-    to_kv = torch.empty_like(kv.permute(2, 3, 0, 1, 4), memory_format=torch.contiguous_format)
+    kv = gather_by_head(levels, layout.spans, chunk, layout.heads)  # (2, heads, n, keys, D)
+    k, v = kv.flatten(1, 2).unbind(0)
+    shares = _scores(queries, k, 1.0, bias, hidden, chunk).softmax(-1)
+    to_kv = torch.empty_like(kv)
     torch.bmm(shares.mT, outer, out=to_kv[1].flatten(0, 1))
     to_scores = torch._softmax_backward_data(torch.bmm(outer, v.mT), shares, -1, shares.dtype)
-    to_bias += to_scores.view_as(scores).sum(1, dtype=to_bias.dtype)
+    to_bias += to_scores.unflatten(0, kv.shape[1:3]).sum(1, dtype=to_bias.dtype)
     torch.bmm(to_scores.mT, queries, out=to_kv[0].flatten(0, 1))
-    to_queries = torch.bmm(to_scores, k).mul_(scale).unflatten(0, scores.shape[:2])  # (heads, n, w², D)
+    to_queries = torch.bmm(to_scores, k).mul_(scale).unflatten(0, kv.shape[1:3])  # (heads, n, w², D)
     target = _windows(to_q, layout.window, chunk)
-    target.copy_(to_queries.permute(1, 2, 0, 3).reshape(target.shape))
+    _write(to_queries, target)
     parted = to_kv.unflatten(2, target.shape[:3])  # (2, heads, images, rows, columns, keys, D)
     scatter(parted.permute(2, 3, 4, 5, 0, 1, 6), to_levels, layout.spans, chunk)
+
+
+def _write(by_head: Tensor, windows: Tensor) -> None:
+    """Write (heads, n, w², D) into windows (images, rows, columns, w, w, C)."""
+    tokens = by_head.unflatten(2, windows.shape[3:5]).unflatten(1, windows.shape[:3])
+    windows.unflatten(-1, (len(by_head), -1)).copy_(tokens.permute(1, 2, 3, 4, 5, 0, 6))
 
 
 def _by_head(windows: Tensor, layout: Layout) -> Tensor:

@@ -44,14 +44,39 @@ class Chunk:
 
 def gather(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> Tensor:
     """Copy the regions of the chunk's windows out of maps (B, H, W, C), level by level: (windows, cells, C)."""
-    views = [_regions(_under(level, span, chunk), span) for level, span in zip(levels, spans, strict=True)]
-    cells = sum(span.side**2 for span in spans)
-    gathered = levels[0].new_empty(*views[0].shape[:3], cells, levels[0].shape[3])
-    first = 0
-    for view, span in zip(views, spans, strict=True):
-        gathered[..., first : first + span.side**2, :].unflatten(3, (span.side, span.side)).copy_(view)
-        first += span.side**2
+    gathered = levels[0].new_empty(*_sizes(chunk), _cells(spans), levels[0].shape[3])
+    _fill(gathered.unsqueeze(-2), levels, spans, chunk)
     return gathered.flatten(0, 2)
+
+
+def gather_by_head(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk, heads: int) -> Tensor:
+    """Copy the regions of keys and values (B, H, W, 2C) so that those of a head lie together.
+
+    Returns:
+        (2, heads, windows, cells, D), keys then values.
+    """
+    parts = 2 * heads
+    gathered = levels[0].new_empty(parts, *_sizes(chunk), _cells(spans), levels[0].shape[3] // parts)
+    _fill(gathered.permute(1, 2, 3, 4, 0, 5), levels, spans, chunk)
+    return gathered.flatten(1, 3).unflatten(0, (2, heads))
+
+
+def _fill(gathered: Tensor, levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> None:
+    """Fill (images, rows, columns, cells, parts, channels of a part) level by level."""
+    first = 0
+    for level, span in zip(levels, spans, strict=True):
+        regions = _regions(_under(level, span, chunk), span)  # (images, rows, columns, side, side, C)
+        target = gathered[:, :, :, first : first + span.side**2].unflatten(3, (span.side, span.side))
+        target.copy_(regions.unflatten(-1, target.shape[5:]))
+        first += span.side**2
+
+
+def _sizes(chunk: Chunk) -> list[int]:
+    return [some.stop - some.start for some in (chunk.images, chunk.rows, chunk.columns)]
+
+
+def _cells(spans: tuple[Span, ...]) -> int:
+    return sum(span.side**2 for span in spans)
 
 
 def scatter(regions: Tensor, sums: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> None:
