@@ -116,18 +116,18 @@ def _written_out(
     """Map windows (images, rows, columns, w, w, C) to (heads, n, w², D)."""
     k, v = gather_by_head(levels, layout.spans, chunk, layout.heads).flatten(1, 2).unbind(0)  # (heads * n, keys, D)
     queries = _by_head(windows, layout)
-    scores = _scores(queries, k, queries.shape[-1] ** -0.5, bias, hidden, chunk)
+    scores = _biased(bias, len(queries))
+    torch.baddbmm(scores, queries, k.mT, alpha=queries.shape[-1] ** -0.5, out=scores)
+    if hidden is not None:
+        hidden.add(hidden.of(chunk, bias.dtype), scores)
     torch.softmax(scores, -1, out=scores)
     return torch.bmm(scores, v).unflatten(0, (layout.heads, -1))
 
 
-def _scores(q: Tensor, k: Tensor, scale: float, bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
-    """Return the scores (heads * n, w², keys): heads come first, so that a bias is one for neighbours in memory."""
-    scores = q.new_empty(len(q), *bias.shape[1:])
+def _biased(bias: Tensor, windows: int) -> Tensor:
+    """Repeat a bias (heads, w², keys) for all ``windows`` of heads, (heads * n, w², keys): neighbours share theirs."""
+    scores = bias.new_empty(windows, *bias.shape[1:])
     scores.unflatten(0, (len(bias), -1)).copy_(bias[:, None])
-    scores.baddbmm_(q, k.mT, alpha=scale)
-    if hidden is not None:
-        hidden.add(hidden.of(chunk, bias.dtype), scores)
     return scores
 
 
@@ -155,7 +155,7 @@ def _differentiate_images(given: Given, wanted: Wanted, layout: Layout, hidden: 
     """Write the gradients of some images, chunk after chunk."""
     q, pairs = given[1], list(zip(wanted[1], layout.spans, strict=True))
     windows = _windows_of(q, layout)
-    sums = [level if span.side == span.step else extended_zeros(level, span, windows) for level, span in pairs]
+    sums = [level if span.tiles(level, windows) else extended_zeros(level, span, windows) for level, span in pairs]
     for chunk in _chunks(slice(0, q.shape[0]), q, layout):
         _differentiate_chunk(chunk, layout, hidden, given, (wanted[0], sums, wanted[2]))
     for found, (level, span) in zip(sums, pairs, strict=True):
@@ -172,7 +172,10 @@ def _differentiate_chunk(chunk: Chunk, layout: Layout, hidden: Hidden | None, gi
     queries *= scale  # a copy of our own
     kv = gather_by_head(levels, layout.spans, chunk, layout.heads)  # (2, heads, n, keys, D)
     k, v = kv.flatten(1, 2).unbind(0)
-    shares = _scores(queries, k, 1.0, bias, hidden, chunk).softmax(-1)
+    scores = _biased(bias, len(queries)).baddbmm_(queries, k.mT)
+    if hidden is not None:
+        hidden.add(hidden.of(chunk, bias.dtype), scores)
+    shares = scores.softmax(-1)
     to_kv = torch.empty_like(kv)
     torch.bmm(shares.mT, outer, out=to_kv[1].flatten(0, 1))
     to_scores = torch._softmax_backward_data(torch.bmm(outer, v.mT), shares, -1, shares.dtype)

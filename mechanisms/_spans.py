@@ -32,6 +32,11 @@ class Span:
         """Return the first cell of some windows' regions along an axis, and the one after the last."""
         return windows.start * self.step - self.margin, (windows.stop - 1) * self.step - self.margin + self.side
 
+    def tiles(self, level: Tensor, windows: tuple[int, int]) -> bool:
+        """Tell whether the regions of ``windows`` (down, across) cover a map (B, H, W, C), each cell once."""
+        sides = tuple(count * self.step for count in windows)
+        return self.side == self.step and sides == tuple(level.shape[1:3])
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
