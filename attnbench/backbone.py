@@ -75,7 +75,8 @@ class Block(nn.Module):
         whole = x if by_image else x.flatten(0, -2)
         each = max(1, whole[:1, ..., 0].numel())  # tokens
         for some in parts(len(whole), TOKENS // each):
-            whole[some] += self._further(whole[some])
+            part = whole[some]
+            part += self._further(part)  # whole[some] += ... would copy the sum onto itself
         return whole.view(x.shape)
 
     def _further(self, x: Tensor) -> Tensor:

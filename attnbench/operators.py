@@ -46,11 +46,12 @@ def _add_mlp(x: Tensor, scale: Tensor, shift: Tensor, eps: float, *weights: Any)
     w1, b1, w2, b2, mixing, mixing_bias, rectified = weights
     whole = x.flatten(0, -2) if mixing is None else x
     for some in parts(len(whole), TOKENS // max(1, whole[:1, ..., 0].numel())):
-        inside = F.linear(F.layer_norm(whole[some], scale.shape, scale, shift, eps), w1, b1)
+        part = whole[some]
+        inside = F.linear(F.layer_norm(part, scale.shape, scale, shift, eps), w1, b1)
         if mixing is not None:
             inside = (F.relu(inside) if rectified else inside).permute(0, 3, 1, 2)
             inside = F.conv2d(inside, mixing, mixing_bias, padding=1, groups=len(mixing)).permute(0, 2, 3, 1)
-        whole[some] += F.linear(F.gelu(inside), w2, b2)
+        part += F.linear(F.gelu(inside), w2, b2)
     if not x.is_contiguous():  # and what was flattened is a copy
         x.copy_(whole.view(x.shape))
 

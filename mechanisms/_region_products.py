@@ -22,6 +22,8 @@ from ._spans import Chunk, Span, extended_zeros, fold, gather, gather_by_head, s
 FEW_KEYS = 64  # up to which products written out beat the fused kernel: seen at 49 keys, and not at 178
 MANY_SCORES = 32_000  # of a head, which they take to be so
 CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 8 MiB, memory does
+FAR_CHUNK = 2**29  # of them on anything but a CPU, where only memory is to be bounded
+ALIGNED = 16  # keys from one row of a mask to the next, as CUDA's memory-efficient kernel takes it without a copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +214,9 @@ def _windows_of(q: Tensor, layout: Layout) -> tuple[int, int]:
 
 
 def _box(q: Tensor, layout: Layout) -> tuple[int, int, int]:
-    """Return of how many images, rows and columns of windows a chunk is; on anything but a CPU, of all."""
+    """Return of how many images, rows and columns of windows a chunk is."""
     down, across = _windows_of(q, layout)
-    if q.device.type != "cpu":
-        return q.shape[0], down, across
-    most = CHUNK // (layout.keys * 2 * q.shape[3] * q.element_size())
+    most = (CHUNK if q.device.type == "cpu" else FAR_CHUNK) // (layout.keys * 2 * q.shape[3] * q.element_size())
     return part(q.shape[0], most // (across * down)), part(down, most // across), part(across, most)
 
 
@@ -237,8 +237,12 @@ def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
 
 def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
     """Return what is added to the scores of the chunk's windows: (n or 1, heads, w², keys)."""
+    keys = bias.shape[-1]
+    rest = -keys % ALIGNED if bias.is_cuda else 0
+    padded = F.pad(bias, (0, rest)) if rest else bias
     if hidden is None:
-        return bias[None]
+        return padded[None, ..., :keys]
+    scores = hidden.of(chunk, bias.dtype)
+    mask = padded + (F.pad(scores, (0, rest)) if rest else scores)[:, None]  # (windows of an image, heads, w², keys)
     images = chunk.images.stop - chunk.images.start
-    mask = bias + hidden.of(chunk, bias.dtype)[:, None]  # (windows of an image, heads, w², keys)
-    return mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1)
+    return (mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1))[..., :keys]

@@ -135,7 +135,8 @@ def fold(extended: Tensor, span: Span, out: Tensor) -> None:
     )
     for (to_rows, from_rows), (to_columns, from_columns) in product(rows, columns):
         if (to_rows.start, to_columns.start) != (first, first):
-            out[:, from_rows, from_columns] += extended[:, to_rows, to_columns]
+            inside = out[:, from_rows, from_columns]
+            inside += extended[:, to_rows, to_columns]
 
 
 def _under(level: Tensor, span: Span, chunk: Chunk) -> Tensor:
