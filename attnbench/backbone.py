@@ -13,8 +13,7 @@ from attnbench import operators
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
 from attnbench.errors import UserError, unknown
-from attnbench.layers import TOKENS, ClassificationHead, ClassTokenHead, LayerScale, Mlp
-from attnbench.parts import parts
+from attnbench.layers import ClassificationHead, ClassTokenHead, LayerScale, Mlp
 from attnbench.registry import MECHANISMS
 from attnbench.sizes import SIZES
 
@@ -59,30 +58,12 @@ class Block(nn.Module):
         return self._transform(tokens + self.drop_path(self.scale1(attended)))
 
     def _transform(self, x: Tensor) -> Tensor:
-        """Add what the MLP makes of (B, H, W, C) or (B, N, C), which is no one else's.
-
-        In inference on a CPU in place and a part at a time: what is four times as wide inside stays in the cache, and
-        its memory is used again, where fresh memory for a whole map takes as long to get as the products to compute. A
-        hook on ``norm2`` or ``mlp`` is then called with each part.
-        """
-        dropping = self.training and not isinstance(self.drop_path, nn.Identity)  # and an image is dropped whole
-        plain = type(self.scale2) is nn.Identity and not dropping
-        if plain and operators.wanted(x) and operators.fits(self.norm2, self.mlp):
+        """Add what the MLP makes of (B, H, W, C) or (B, N, C), which is no one else's."""
+        dropping = self.training and not isinstance(self.drop_path, nn.Identity)
+        if type(self.scale2) is nn.Identity and not dropping and operators.fits(x, self.norm2, self.mlp):
             return operators.add_mlp(x, self.norm2, self.mlp)
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return x + self._further(x)
-        by_image = dropping or not self.mlp.tokenwise
-        whole = x if by_image else x.flatten(0, -2)
-        each = max(1, whole[:1, ..., 0].numel())  # tokens
-        for some in parts(len(whole), TOKENS // each):
-            part = whole[some]
-            part += self._further(part)  # whole[some] += ... would copy the sum onto itself
-        return whole.view(x.shape)
-
-    def _further(self, x: Tensor) -> Tensor:
-        """Return what is added to (..., C) tokens."""
         added: Tensor = self.drop_path(self.scale2(self.mlp(self.norm2(x))))
-        return added
+        return x + added
 
 
 class Backbone(nn.Module):

@@ -57,8 +57,6 @@ class PatchMerging(nn.Module):
 class Mlp(nn.Module):
     """Two linear layers with GELU between, ``ratio`` times as wide inside."""
 
-    tokenwise = True  # whether a token's output depends on that token alone
-
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, int(ratio * dim))
@@ -76,8 +74,6 @@ class Mlp(nn.Module):
 
 class ConvMlp(Mlp):
     """An MLP with a depthwise 3 x 3 convolution before its GELU (PVTv2, arXiv 2106.13797, section 3.3)."""
-
-    tokenwise = False
 
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__(dim, ratio)

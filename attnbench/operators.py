@@ -1,61 +1,107 @@
-"""What torch.compile calls on a CPU where it would unroll a loop over parts, and fuse nothing that counts."""
+"""The MLP of a block in inference on a CPU, a part of the map at a time and in place; under torch.compile an operator.
 
+What is four times as wide inside stays in the cache, and its memory is used again, where fresh memory for a whole map
+takes as long to get as the products to compute. The compiler would unroll the loop and fuse nothing that counts.
+"""
+
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
 
 from attnbench.layers import TOKENS, ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.parts import parts
 
+INSIDE = 2**20  # numbers of a part within a ConvMlp, whose parts are whole images and some of the channels
+
 
 def wanted(x: Tensor) -> bool:
     """Tell whether a graph for a CPU is being made, and not to be read by others, who know no operator of ours."""
-    exporting = bool(getattr(torch.compiler, "is_exporting", bool)())  # which torch 2.5 lacks
-    return torch.compiler.is_compiling() and not exporting and x.device.type == "cpu"
+    return torch.compiler.is_compiling() and not _is_exporting() and x.device.type == "cpu"
 
 
-def fits(norm: nn.Module, mlp: nn.Module) -> bool:
-    """Tell whether :func:`add_mlp` does what these do: layers may have been exchanged, and casts be automatic."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or type(norm) is not nn.LayerNorm:
+def _is_exporting() -> bool:
+    return bool(getattr(torch.compiler, "is_exporting", bool)())  # which torch 2.5 lacks
+
+
+def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
+    """Tell whether :func:`add_mlp` does what these do: layers may be exchanged or watched, and casts be automatic."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or _is_exporting():
         return False
     if type(mlp) not in (Mlp, ConvMlp, RectifiedConvMlp) or not isinstance(mlp, Mlp):
         return False
-    linear = type(mlp.fc1) is type(mlp.fc2) is nn.Linear
-    return linear and (not isinstance(mlp, ConvMlp) or type(mlp.dwconv) is nn.Conv2d)
+    layers = [norm, mlp.fc1, mlp.fc2, *([mlp.dwconv] if isinstance(mlp, ConvMlp) else [])]
+    if [type(layer) for layer in layers] != [nn.LayerNorm, nn.Linear, nn.Linear, nn.Conv2d][: len(layers)]:
+        return False
+    if any(layer.weight is None or layer.bias is None for layer in layers):
+        return False
+    if isinstance(mlp, ConvMlp) and not _is_depthwise(mlp.dwconv):
+        return False
+    return torch.compiler.is_compiling() or not _is_watched(mlp, *layers)
+
+
+def _is_depthwise(convolution: nn.Conv2d) -> bool:
+    """Tell whether it is the one that ConvMlp makes."""
+    form = convolution.kernel_size, convolution.stride, convolution.padding, convolution.dilation
+    same = form == ((3, 3), (1, 1), (1, 1), (1, 1)) and convolution.padding_mode == "zeros"
+    return same and convolution.groups == convolution.out_channels == convolution.in_channels
+
+
+def _is_watched(*modules: nn.Module) -> bool:
+    """Tell whether somebody has hooks on these modules, or on all: they are to see whole maps."""
+    every = torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks
+    return any(chain(every, *((module._forward_hooks, module._forward_pre_hooks) for module in modules)))
 
 
 def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
-    """Add ``mlp(norm(x))`` to ``x`` (B, ..., C), and return it; call only where they fit. Without a gradient."""
+    """Add ``mlp(norm(x))`` to ``x`` (B, ..., C), and return the sum; call only where they fit. ``x`` is lost."""
     first, second = (mlp.fc1.weight, mlp.fc1.bias), (mlp.fc2.weight, mlp.fc2.bias)
     mixing = (mlp.dwconv.weight, mlp.dwconv.bias) if isinstance(mlp, ConvMlp) else (None, None)
-    _add_mlp(x, norm.weight, norm.bias, norm.eps, *first, *second, *mixing, isinstance(mlp, RectifiedConvMlp))
+    given = norm.weight, norm.bias, norm.eps, *first, *second, *mixing, isinstance(mlp, RectifiedConvMlp)
+    x = x.contiguous()
+    (_compiled if wanted(x) else _add)(x, *given)
     return x
 
 
-_WEIGHTS = "Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, Tensor? mixing, Tensor? mixing_bias, bool rectified"
+def _add(x: Tensor, *given: Any) -> None:
+    (scale, shift, eps, w1, b1, w2, b2), convolution = given[:7], given[7]
+    if convolution is not None:
+        _add_convolved(x, *given)
+        return
+    tokens = x.view(-1, x.shape[-1])
+    for some in parts(len(tokens), TOKENS):
+        part = tokens[some]
+        part += F.linear(F.gelu(F.linear(F.layer_norm(part, scale.shape, scale, shift, eps), w1, b1)), w2, b2)
 
 
-@torch.library.custom_op(
-    "attnbench::add_mlp",
-    mutates_args=("x",),
-    schema=f"(Tensor(a!) x, Tensor scale, Tensor shift, float eps, {_WEIGHTS}) -> ()",
-)
-def _add_mlp(x: Tensor, scale: Tensor, shift: Tensor, eps: float, *weights: Any) -> None:
-    w1, b1, w2, b2, mixing, mixing_bias, rectified = weights
-    whole = x.flatten(0, -2) if mixing is None else x
-    for some in parts(len(whole), TOKENS // max(1, whole[:1, ..., 0].numel())):
-        part = whole[some]
-        inside = F.linear(F.layer_norm(part, scale.shape, scale, shift, eps), w1, b1)
-        if mixing is not None:
+def _add_convolved(x: Tensor, *given: Any) -> None:
+    """Take the channels inside group by group: a depthwise convolution mixes none."""
+    scale, shift, eps, w1, b1, w2, b2, mixing, mixing_bias, rectified = given
+    each = max(1, x[:1, ..., 0].numel())
+    for some in parts(len(x), TOKENS // each):
+        part = x[some]
+        normed = F.layer_norm(part, scale.shape, scale, shift, eps)
+        part += b2
+        for group in parts(len(w1), INSIDE // max(1, normed[..., 0].numel())):
+            inside = F.linear(normed, w1[group], b1[group])
             inside = (F.relu(inside) if rectified else inside).permute(0, 3, 1, 2)
-            inside = F.conv2d(inside, mixing, mixing_bias, padding=1, groups=len(mixing)).permute(0, 2, 3, 1)
-        part += F.linear(F.gelu(inside), w2, b2)
-    if not x.is_contiguous():  # and what was flattened is a copy
-        x.copy_(whole.view(x.shape))
+            mixed = F.conv2d(inside, mixing[group], mixing_bias[group], padding=1, groups=inside.shape[1])
+            hidden = F.gelu(mixed.permute(0, 2, 3, 1)).flatten(0, 2)
+            part.view(-1, part.shape[-1]).addmm_(hidden, w2[:, group].T)
 
 
-@_add_mlp.register_fake
+_MLP = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? mixing, Tensor? mixing_bias, bool rectified"
+_compiled = torch.library.custom_op(
+    "attnbench::add_mlp",
+    _add,
+    mutates_args=("x",),
+    schema=f"(Tensor(a!) x, Tensor scale, Tensor shift, float eps, {_MLP}) -> ()",
+)
+
+
+@_compiled.register_fake
 def _(*_: Any) -> None:
     pass

@@ -135,19 +135,42 @@ def test_an_unknown_name_gets_the_nearest_known_one(mechanism: str, size: str) -
         attnbench.build_model(mechanism, size, resolution=(64, 64))
 
 
+@pytest.mark.parametrize("shape", [(6, 30, 35), (2, 90, 100)], ids=str)  # one part is an image, or some of its channels
 @pytest.mark.parametrize("name", ["uniform", "pvt_v2_b0", "pvt_v2_b2_li"])
-def test_the_mlp_takes_a_map_in_parts_as_it_would_whole(name: str) -> None:
+def test_the_mlp_takes_a_map_in_parts_as_it_would_whole(name: str, shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
     if name == "uniform":
         model = attnbench.build_model("identity", "nano", resolution=(224, 224))
     else:
         model = cast(Backbone, create_model(name, (224, 224), 10))
     block = model.eval().blocks[0][0]  # type: ignore[index]
-    x = torch.randn(6, 30, 35, model.channels[0])  # 6,300 tokens, more than one part, of images that share one or not
+    x = torch.randn(*shape, model.channels[0])
     with torch.no_grad():
         attended = x + block.attn(block.norm1(x))
         expected = attended + block.mlp(block.norm2(attended))
         torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["norm2", "fc1", "everywhere"])
+def test_who_watches_a_layer_of_the_mlp_sees_the_whole_map(where: str) -> None:
+    model = attnbench.build_model("identity", "nano", resolution=(224, 224)).eval()
+    block = model.blocks[0][0]  # type: ignore[index]
+    x, seen = torch.randn(2, 40, 40, model.channels[0]), []
+
+    def watch(module: torch.nn.Module, *_: object) -> None:
+        if module in (block.norm2, block.mlp.fc1):
+            seen.append(module)
+
+    watched = {"norm2": block.norm2, "fc1": block.mlp.fc1}.get(where)
+    register = watched.register_forward_hook if watched else torch.nn.modules.module.register_module_forward_hook
+    with torch.inference_mode():
+        expected = block(x)
+        handle = register(watch)
+        try:
+            torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+        finally:
+            handle.remove()
+    assert seen == ([watched] if watched else [block.norm2, block.mlp.fc1])
 
 
 def test_stochastic_depth_drops_the_mlp_of_whole_images() -> None:
