@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
-
 
 class PatchEmbedding(nn.Module):
     """Embed patches by a strided convolution, then normalise them; patches that do not fit the map are left out.

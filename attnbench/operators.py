@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from attnbench.layers import TOKENS, ConvMlp, Mlp, RectifiedConvMlp
+from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.parts import parts
 
-INSIDE = 2**20  # numbers of a part within a ConvMlp, whose parts are whole images and some of the channels
+TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
+INSIDE = 2**20  # numbers within a ConvMlp, whose parts are whole images and some of the channels
 
 
 def wanted(x: Tensor) -> bool:

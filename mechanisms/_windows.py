@@ -40,14 +40,15 @@ def split_heads_by_window(x: Tensor, window: int, parts: int, heads: int) -> tup
     parted = rows.unflatten(-1, (parts, heads, -1)).permute(
         5, 0, 1, 3, 6, 2, 4, 7
     )  # (parts, B, nH, nW, heads, w, w, D)
-    return parted.reshape(parts, x.shape[0], -1, heads, window * window, parted.shape[-1]).unbind(0)
+    windows = parted.shape[2] * parted.shape[3]
+    return parted.reshape(parts, x.shape[0], windows, heads, window * window, parted.shape[-1]).unbind(0)
 
 
 def merge_windows(x: Tensor, window: int, columns: int) -> Tensor:
     """Mend (B, windows, heads, window², D), ``columns`` windows to a row, into a map (B, H, W, C)."""
     tiles = x.unflatten(3, (window, window)).unflatten(1, (-1, columns))  # (B, nH, nW, heads, w, w, D)
     rows = tiles.permute(0, 1, 4, 2, 5, 3, 6)  # (B, nH, w, nW, w, heads, D)
-    return rows.reshape(x.shape[0], rows.shape[1] * window, columns * window, -1)
+    return rows.flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 def same_window(height: int, width: int, window: int, shifts: tuple[int, int]) -> NDArray[np.bool_]:

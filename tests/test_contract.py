@@ -54,6 +54,11 @@ def test_images_of_a_batch_do_not_see_each_other(module: nn.Module, grid: tuple[
         torch.testing.assert_close(module(x), alone, atol=1e-5, rtol=1e-5)
 
 
+def test_a_batch_of_no_image_comes_back_as_one(module: nn.Module) -> None:
+    with torch.no_grad():
+        assert module(image_map(module, (13, 17), batch=0)).shape[:3] == (0, 13, 17)
+
+
 def test_the_input_is_not_written_to(module: nn.Module) -> None:
     x = image_map(module, (13, 17))
     before = x.clone()
