@@ -16,7 +16,7 @@ from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.parts import parts
 
 TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
-INSIDE = 2**20  # numbers within a ConvMlp, whose parts are whole images and some of the channels
+INSIDE = 2**20  # numbers at once within a ConvMlp, which takes whole images and some of their channels
 
 
 def wanted(x: Tensor) -> bool:

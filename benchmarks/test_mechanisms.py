@@ -1,9 +1,8 @@
-"""Each mechanism's model, and timm's Swin-T beside ours once their outputs agree."""
+"""Each mechanism's model."""
 
 from collections.abc import Callable
 
 import pytest
-import timm
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
@@ -47,28 +46,3 @@ def test_training_step(benchmark: BenchmarkFixture, name: str) -> None:
 
     step()
     benchmark(step)
-
-
-@pytest.fixture(scope="module")
-def twins() -> dict[str, nn.Module]:
-    """Our Swin-T and timm's with the same weights; an error if they do not agree."""
-    theirs = timm.create_model("swin_tiny_patch4_window7_224").eval()
-    ours = attnbench.build_model("swin", "tiny", resolution=(224, 224)).eval()
-    weights = [
-        value for key, value in theirs.state_dict().items() if "attn_mask" not in key and "downsample" not in key
-    ]
-    merging = [value for key, value in theirs.state_dict().items() if "downsample" in key]
-    state = ours.state_dict()
-    for name, values in (("merging", merging), ("", weights)):
-        keys = [key for key in state if key.startswith("merging") == bool(name)]
-        state.update(zip(keys, values, strict=True))
-    ours.load_state_dict(state)
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(images()), theirs(images()), atol=1e-4, rtol=1e-4)
-    return {"attnbench": ours, "timm": theirs}
-
-
-@pytest.mark.parametrize("whose", ["attnbench", "timm"])
-@pytest.mark.benchmark(group="Swin-T, inference")
-def test_swin_tiny(benchmark: BenchmarkFixture, twins: dict[str, nn.Module], whose: str) -> None:
-    benchmark(forward(twins[whose]))

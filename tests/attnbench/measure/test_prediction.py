@@ -73,7 +73,7 @@ def test_prediction_equals_the_ledger_of_every_mechanism(
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("mechanism", ["swin", "focal", "full"])
 def test_of_parts_that_are_alike_a_prediction_runs_one_and_counts_all(mechanism: str, step: Step) -> None:
-    """Of 101 images, whose MLP takes 13 parts in the first stage, and of all but one length."""
+    """Of 101 images: their MLP takes 13 parts in the first stage, the last of which is shorter."""
 
     def build() -> nn.Module:
         return build_model(mechanism, "nano", resolution=(64, 64), num_classes=10)
@@ -81,7 +81,7 @@ def test_of_parts_that_are_alike_a_prediction_runs_one_and_counts_all(mechanism:
     found = check(build, (64, 64), 101, FP32, step)
     _, ledger = measured(real_step(build, (64, 64), 101, FP32, step))
     assert found.traffic == ledger.traffic
-    assert predict(on_meta(build), (64, 64), 10**6, FP32, step).peak > 9000 * found.peak  # in no more time
+    assert predict(on_meta(build), (64, 64), 10**6, FP32, step).peak > 9000 * found.peak  # and it ends
 
 
 @pytest.mark.parametrize("step", STEPS)
