@@ -21,7 +21,7 @@ from ._spans import Chunk, Span, extended_zeros, fold, gather, gather_by_head, s
 
 FEW_KEYS = 64  # up to which products written out beat the fused kernel: seen at 49 keys, and not at 178
 MANY_SCORES = 32_000  # of a head, which they take to be so
-CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 8 MiB, memory does
+CHUNK = 4 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 6 MiB, memory does
 FAR_CHUNK = 2**29  # of them on anything but a CPU, where only memory is to be bounded
 ALIGNED = 16  # keys from one row of a mask to the next, as CUDA's memory-efficient kernel takes it without a copy
 
@@ -82,53 +82,81 @@ def attend(qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidd
     q, kv = _parted(qkv)
     levels = [kv, *pooled]
     out = q.new_empty(q.shape)
+    room = Room.of(q, layout, 1) if _worth_writing_out(q, layout) else None
     for images in parts(q.shape[0], _box(q, layout)[0]):
         for chunk in _chunks(images, q, layout):
-            _attend_chunk(chunk, q, levels, layout, bias, hidden, _windows(out, layout.window, chunk))
+            windows = _windows(q, layout.window, chunk)
+            target = _windows(out, layout.window, chunk)
+            if room is None:
+                target.copy_(_fused(windows, levels, layout, bias, hidden, chunk))
+            else:
+                _write(_written_out(windows, levels, layout, bias, hidden, chunk, room), target)
     return out
 
 
-def _attend_chunk(
-    chunk: Chunk, q: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None, out: Tensor
-) -> None:
-    """Write the outputs of the chunk's windows, ``out`` (images, rows, columns, w, w, C)."""
-    windows = _windows(q, layout.window, chunk)
-    if _worth_writing_out(windows, layout):
-        _write(_written_out(windows, levels, layout, bias, hidden, chunk), out)
-        return
+def _fused(
+    windows: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None, chunk: Chunk
+) -> Tensor:
+    """Map windows (images, rows, columns, w, w, C) to the same shape by PyTorch's kernel."""
     kv = gather(levels, layout.spans, chunk).unflatten(-1, (2, layout.heads, -1))
     k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
     queries = windows.flatten(0, 2).flatten(1, 2).unflatten(-1, (layout.heads, -1)).transpose(1, 2)
     attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=_mask(bias, hidden, chunk))
-    out.copy_(attended.transpose(1, 2).reshape(out.shape))
+    return attended.transpose(1, 2).reshape(windows.shape)
 
 
-def _worth_writing_out(windows: Tensor, layout: Layout) -> bool:
+def _worth_writing_out(q: Tensor, layout: Layout) -> bool:
     """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
-    if windows.device.type != "cpu" or windows.dtype != torch.float32 or layout.keys > FEW_KEYS:
+    if q.device.type != "cpu" or q.dtype != torch.float32 or layout.keys > FEW_KEYS:
         return False
     if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
         return False
-    return windows.shape[:5].numel() * layout.keys >= MANY_SCORES
+    return math.prod(_box(q, layout)) * layout.window**2 * layout.keys >= MANY_SCORES
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory that chunk after chunk uses, and finds in the cache: flat, and enough for the largest chunk of a map."""
+
+    kv: Tensor
+    queries: Tensor  # (copies, ...)
+    scores: Tensor  # (copies, ...)
+
+    @classmethod
+    def of(cls, q: Tensor, layout: Layout, copies: int) -> "Room":
+        """Return room for a map of queries (B, H, W, C)."""
+        windows, queries = math.prod(_box(q, layout)), layout.window**2
+        kv, tokens, scores = 2 * layout.keys * q.shape[3], queries * q.shape[3], layout.heads * queries * layout.keys
+        return cls(q.new_empty(windows * kv), *(q.new_empty(copies, windows * each) for each in (tokens, scores)))
+
+
+def _taken(room: Tensor, *shape: int) -> Tensor:
+    return room[: math.prod(shape)].view(shape)
 
 
 def _written_out(
-    windows: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None, chunk: Chunk
+    windows: Tensor,
+    levels: list[Tensor],
+    layout: Layout,
+    bias: Tensor,
+    hidden: Hidden | None,
+    chunk: Chunk,
+    room: Room,
 ) -> Tensor:
-    """Map windows (images, rows, columns, w, w, C) to (heads, n, w², D)."""
-    k, v = gather_by_head(levels, layout.spans, chunk, layout.heads).flatten(1, 2).unbind(0)  # (heads * n, keys, D)
-    queries = _by_head(windows, layout)
-    scores = _biased(bias, len(queries))
+    """Map windows (images, rows, columns, w, w, C) to (heads, n, w², D), within the room."""
+    k, v = gather_by_head(levels, layout.spans, chunk, layout.heads, room.kv).flatten(1, 2).unbind(0)
+    queries = _by_head(windows, layout, room.queries[0])
+    scores = _biased(bias, len(queries), room.scores[0])
     torch.baddbmm(scores, queries, k.mT, alpha=queries.shape[-1] ** -0.5, out=scores)
     if hidden is not None:
         hidden.add(hidden.of(chunk, bias.dtype), scores)
     torch.softmax(scores, -1, out=scores)
-    return torch.bmm(scores, v).unflatten(0, (layout.heads, -1))
+    return torch.bmm(scores, v, out=queries).unflatten(0, (layout.heads, -1))
 
 
-def _biased(bias: Tensor, windows: int) -> Tensor:
+def _biased(bias: Tensor, windows: int, room: Tensor) -> Tensor:
     """Repeat a bias (heads, w², keys) for all ``windows`` of heads, (heads * n, w², keys): neighbours share theirs."""
-    scores = bias.new_empty(windows, *bias.shape[1:])
+    scores = _taken(room, windows, *bias.shape[1:])
     scores.unflatten(0, (len(bias), -1)).copy_(bias[:, None])
     return scores
 
@@ -142,10 +170,11 @@ def differentiate(
     to_q, to_kv = _parted(to_qkv)
     sums = torch.promote_types(bias.dtype, torch.float32)  # many windows add up to the bias's gradient
     to_bias = torch.zeros_like(bias, dtype=sums)
+    room = Room.of(q, layout, 2)
     for images in parts(q.shape[0], _box(q, layout)[0]):
         given = grad[images], q[images], [level[images] for level in (kv, *pooled)], bias
         wanted = to_q[images], [level[images] for level in (to_kv, *to_pooled)], to_bias
-        _differentiate_images(given, wanted, layout, hidden)
+        _differentiate_images(given, wanted, layout, hidden, room)
     return to_qkv, to_bias.to(bias.dtype), to_pooled
 
 
@@ -153,40 +182,47 @@ Given = tuple[Tensor, Tensor, list[Tensor], Tensor]  # gradient of the output, q
 Wanted = tuple[Tensor, list[Tensor], Tensor]  # gradients of queries, levels, bias: the last to be added to
 
 
-def _differentiate_images(given: Given, wanted: Wanted, layout: Layout, hidden: Hidden | None) -> None:
+def _differentiate_images(
+    given: Given, wanted: Wanted, layout: Layout, hidden: Hidden | None, room: Room
+) -> None:
     """Write the gradients of some images, chunk after chunk."""
     q, pairs = given[1], list(zip(wanted[1], layout.spans, strict=True))
     windows = _windows_of(q, layout)
     sums = [level if span.tiles(level, windows) else extended_zeros(level, span, windows) for level, span in pairs]
     for chunk in _chunks(slice(0, q.shape[0]), q, layout):
-        _differentiate_chunk(chunk, layout, hidden, given, (wanted[0], sums, wanted[2]))
+        _differentiate_chunk(chunk, layout, hidden, given, (wanted[0], sums, wanted[2]), room)
     for found, (level, span) in zip(sums, pairs, strict=True):
         if found is not level:
             fold(found, span, level)
 
 
-def _differentiate_chunk(chunk: Chunk, layout: Layout, hidden: Hidden | None, given: Given, wanted: Wanted) -> None:
+def _differentiate_chunk(
+    chunk: Chunk, layout: Layout, hidden: Hidden | None, given: Given, wanted: Wanted, room: Room
+) -> None:
     """Add up what the chunk's windows give to the gradients; its windows' own queries are in no other chunk."""
     grad, q, levels, bias = given
     to_q, to_levels, to_bias = wanted
-    queries, outer = (_by_head(_windows(x, layout.window, chunk), layout) for x in (q, grad))
+    queries, outer = (
+        _by_head(_windows(x, layout.window, chunk), layout, memory)
+        for x, memory in zip((q, grad), room.queries, strict=True)
+    )
     scale = queries.shape[-1] ** -0.5
     queries *= scale  # a copy of our own
-    kv = gather_by_head(levels, layout.spans, chunk, layout.heads)  # (2, heads, n, keys, D)
+    kv = gather_by_head(levels, layout.spans, chunk, layout.heads, room.kv)  # (2, heads, n, keys, D)
     k, v = kv.flatten(1, 2).unbind(0)
-    scores = _biased(bias, len(queries)).baddbmm_(queries, k.mT)
+    shares = _biased(bias, len(queries), room.scores[0]).baddbmm_(queries, k.mT)
     if hidden is not None:
-        hidden.add(hidden.of(chunk, bias.dtype), scores)
-    shares = scores.softmax(-1)
-    to_kv = torch.empty_like(kv)
-    torch.bmm(shares.mT, outer, out=to_kv[1].flatten(0, 1))
-    to_scores = torch._softmax_backward_data(torch.bmm(outer, v.mT), shares, -1, shares.dtype)
+        hidden.add(hidden.of(chunk, bias.dtype), shares)
+    torch.softmax(shares, -1, out=shares)
+    to_shares = torch.bmm(outer, v.mT, out=_taken(room.scores[1], *shares.shape))
+    torch.bmm(shares.mT, outer, out=v)  # gradients take the place of what is no longer needed
+    to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype, grad_input=to_shares)
     to_bias += to_scores.unflatten(0, kv.shape[1:3]).sum(1, dtype=to_bias.dtype)
-    torch.bmm(to_scores.mT, queries, out=to_kv[0].flatten(0, 1))
-    to_queries = torch.bmm(to_scores, k).mul_(scale).unflatten(0, kv.shape[1:3])  # (heads, n, w², D)
+    to_queries = torch.bmm(to_scores, k, out=outer).mul_(scale).unflatten(0, kv.shape[1:3])  # (heads, n, w², D)
+    torch.bmm(to_scores.mT, queries, out=k)
     target = _windows(to_q, layout.window, chunk)
     _write(to_queries, target)
-    parted = to_kv.unflatten(2, target.shape[:3])  # (2, heads, images, rows, columns, keys, D)
+    parted = kv.unflatten(2, target.shape[:3])  # (2, heads, images, rows, columns, keys, D)
     scatter(parted.permute(2, 3, 4, 5, 0, 1, 6), to_levels, layout.spans, chunk)
 
 
@@ -196,10 +232,10 @@ def _write(by_head: Tensor, windows: Tensor) -> None:
     windows.unflatten(-1, (len(by_head), -1)).copy_(tokens.permute(1, 2, 3, 4, 5, 0, 6))
 
 
-def _by_head(windows: Tensor, layout: Layout) -> Tensor:
+def _by_head(windows: Tensor, layout: Layout, room: Tensor) -> Tensor:
     """Turn (images, rows, columns, w, w, C) into (heads * n, w², D), a copy."""
     heads = windows.unflatten(-1, (layout.heads, -1)).permute(5, 0, 1, 2, 3, 4, 6)
-    return heads.flatten(0, 3).flatten(1, 2)
+    return _taken(room, *heads.shape).copy_(heads).flatten(0, 3).flatten(1, 2)
 
 
 def _parted(qkv: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ whole; of a chunk of windows, the part of the map under their regions is.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from torch import Tensor
 
@@ -54,14 +55,17 @@ def gather(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> Tenso
     return gathered.flatten(0, 2)
 
 
-def gather_by_head(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk, heads: int) -> Tensor:
-    """Copy the regions of keys and values (B, H, W, 2C) so that those of a head lie together.
+def gather_by_head(
+    levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk, heads: int, room: Tensor
+) -> Tensor:
+    """Copy the regions of keys and values (B, H, W, 2C) into flat memory, so that those of a head lie together.
 
     Returns:
         (2, heads, windows, cells, D), keys then values.
     """
     parts = 2 * heads
-    gathered = levels[0].new_empty(parts, *_sizes(chunk), _cells(spans), levels[0].shape[3] // parts)
+    shape = parts, *_sizes(chunk), _cells(spans), levels[0].shape[3] // parts
+    gathered = room[: prod(shape)].view(shape)
     _fill(gathered.permute(1, 2, 3, 4, 0, 5), levels, spans, chunk)
     return gathered.flatten(1, 3).unflatten(0, (2, heads))
 
@@ -103,14 +107,15 @@ def scatter(regions: Tensor, sums: list[Tensor], spans: tuple[Span, ...], chunk:
 
 def _add_up(part: Tensor, extended: Tensor, span: Span, chunk: Chunk) -> None:
     """Add regions (images, rows, columns, side, side, ...) to an extended map (images, H, W, ...)."""
-    columns, left = part.shape[2], chunk.columns.start * span.step
-    for row in range(part.shape[1]):  # one row of regions at a time, and of each as many columns as do not overlap
-        top = (chunk.rows.start + row) * span.step
-        for begin in range(0, span.side, span.step):
-            width = min(span.step, span.side - begin)
-            band = extended[:, top : top + span.side, left + begin :].unfold(2, width, span.step)[:, :, :columns]
-            band = band.movedim(-1, 3)  # (images, side, columns, width, ...)
-            band += part[:, row, :, :, begin : begin + width].transpose(1, 2)
+    left = chunk.columns.start * span.step
+    for begin in range(0, span.side, span.step):  # of every region as many columns as do not overlap the next one's
+        width = min(span.step, span.side - begin)
+        bands = extended[:, :, left + begin :].unfold(2, width, span.step)[:, :, : part.shape[2]].movedim(-1, 3)
+        rows = part[:, :, :, :, begin : begin + width].transpose(2, 3)  # (images, rows, side, columns, width, ...)
+        for row in range(part.shape[1]):
+            top = (chunk.rows.start + row) * span.step
+            band = bands[:, top : top + span.side]
+            band += rows[:, row]
 
 
 def extended_zeros(level: Tensor, span: Span, windows: tuple[int, int]) -> Tensor:
