@@ -13,7 +13,7 @@ from attnbench import operators
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
 from attnbench.errors import UserError, unknown
-from attnbench.layers import ClassificationHead, ClassTokenHead, LayerScale, Mlp
+from attnbench.layers import ClassificationHead, ClassTokenHead, LayerNorm, LayerScale, Mlp
 from attnbench.registry import MECHANISMS
 from attnbench.sizes import SIZES
 
@@ -33,9 +33,9 @@ class Block(nn.Module):
     def __init__(self, architecture: Architecture, stage: int, attention: nn.Module, drop_path: float) -> None:
         super().__init__()
         dim = architecture.dims[stage]
-        self.norm1 = nn.LayerNorm(dim, architecture.norm_eps)
+        self.norm1 = LayerNorm(dim, architecture.norm_eps)
         self.attn = attention
-        self.norm2 = nn.LayerNorm(dim, architecture.norm_eps)
+        self.norm2 = LayerNorm(dim, architecture.norm_eps)
         self.mlp = architecture.mlp(dim, architecture.mlp_ratios[stage])
         start = architecture.layer_scale
         self.scale1 = nn.Identity() if start is None else LayerScale(dim, start)
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dims[-1]), std=0.02))
             self.class_position = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dims[-1]), std=0.02))
         norms = dims[:-1] if architecture.stage_norms else ()  # the last stage's norm is the head's
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, architecture.norm_eps) for dim in norms)
+        self.norms = nn.ModuleList(LayerNorm(dim, architecture.norm_eps) for dim in norms)
         self.head = head(self.channels)
         self.apply(partial(_initialise, architecture.weight_std))
 

@@ -12,30 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
+from attnbench.compiling import is_exporting, wanted
+from attnbench.layers import ConvMlp, LayerNorm, Mlp, RectifiedConvMlp
 from attnbench.parts import parts
 
 TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
-INSIDE = 2**20  # numbers at once within a ConvMlp, which takes whole images and some of their channels
-
-
-def wanted(x: Tensor) -> bool:
-    """Tell whether a graph for a CPU is being made, and not to be read by others, who know no operator of ours."""
-    return torch.compiler.is_compiling() and not _is_exporting() and x.device.type == "cpu"
-
-
-def _is_exporting() -> bool:
-    return bool(getattr(torch.compiler, "is_exporting", bool)())  # which torch 2.5 lacks
+INSIDE = 2**19  # numbers at once within a ConvMlp, which takes whole images and some of their channels
 
 
 def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
     """Tell whether :func:`add_mlp` does what these do: layers may be exchanged or watched, and casts be automatic."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or _is_exporting():
+    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or is_exporting():
         return False
     if type(mlp) not in (Mlp, ConvMlp, RectifiedConvMlp) or not isinstance(mlp, Mlp):
         return False
     layers = [norm, mlp.fc1, mlp.fc2, *([mlp.dwconv] if isinstance(mlp, ConvMlp) else [])]
-    if [type(layer) for layer in layers] != [nn.LayerNorm, nn.Linear, nn.Linear, nn.Conv2d][: len(layers)]:
+    if [type(layer) for layer in layers] != [LayerNorm, nn.Linear, nn.Linear, nn.Conv2d][: len(layers)]:
         return False
     if any(layer.weight is None or layer.bias is None for layer in layers):
         return False

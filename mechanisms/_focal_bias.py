@@ -1,11 +1,16 @@
 """The bias of focal attention put together from the authors' tables: one row of keys for every query of a window."""
 
+from collections.abc import MutableMapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
-from attnbench import operators
+from attnbench.compiling import wanted
+
+from ._kept import Kept
 
 
 def join(own: Tensor, ring: Tensor | None, pooled: list[Tensor], places: list[Tensor]) -> Tensor:
@@ -18,7 +23,7 @@ def join(own: Tensor, ring: Tensor | None, pooled: list[Tensor], places: list[Te
         places: of the own window's pairs in its table (w², w²), the two of :func:`region_order`, and of every pooled
             level's pairs in its table (w², cells).
     """
-    if operators.wanted(own) and not torch.is_grad_enabled():
+    if wanted(own) and not torch.is_grad_enabled():
         out: Tensor = _joined(own, ring, pooled, places)  # fused it took five times as long
         return out
     return _join(own, ring, pooled, places)
@@ -35,12 +40,18 @@ def _join(own: Tensor, ring: Tensor | None, pooled: list[Tensor], places: list[T
     return torch.cat([fine, *(table[:, at] for table, at in zip(pooled, pooled_places, strict=True))], dim=-1)
 
 
-_joined = torch.library.custom_op(
+_KEPT: MutableMapping[Tensor, Kept] = WeakIdKeyDictionary()  # by own table
+
+
+@torch.library.custom_op(
     "attnbench::join_focal_biases",
-    _join,
     mutates_args=(),
     schema="(Tensor own, Tensor? ring, Tensor[] pooled, Tensor[] places) -> Tensor",
 )
+def _joined(own: Tensor, ring: Tensor | None, pooled: list[Tensor], places: list[Tensor]) -> Tensor:
+    tables = [own, *([] if ring is None else [ring]), *pooled]
+    kept = _KEPT.setdefault(own, Kept())
+    return kept.get(lambda: _join(own, ring, pooled, places), tables).clone()  # a graph writes over what it got
 
 
 @_joined.register_fake

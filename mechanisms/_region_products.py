@@ -182,9 +182,7 @@ Given = tuple[Tensor, Tensor, list[Tensor], Tensor]  # gradient of the output, q
 Wanted = tuple[Tensor, list[Tensor], Tensor]  # gradients of queries, levels, bias: the last to be added to
 
 
-def _differentiate_images(
-    given: Given, wanted: Wanted, layout: Layout, hidden: Hidden | None, room: Room
-) -> None:
+def _differentiate_images(given: Given, wanted: Wanted, layout: Layout, hidden: Hidden | None, room: Room) -> None:
     """Write the gradients of some images, chunk after chunk."""
     q, pairs = given[1], list(zip(wanted[1], layout.spans, strict=True))
     windows = _windows_of(q, layout)
@@ -216,6 +214,7 @@ def _differentiate_chunk(
     torch.softmax(shares, -1, out=shares)
     to_shares = torch.bmm(outer, v.mT, out=_taken(room.scores[1], *shares.shape))
     torch.bmm(shares.mT, outer, out=v)  # gradients take the place of what is no longer needed
+    # In place: a row is summed up before it is written.
     to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype, grad_input=to_shares)
     to_bias += to_scores.unflatten(0, kv.shape[1:3]).sum(1, dtype=to_bias.dtype)
     to_queries = torch.bmm(to_scores, k, out=outer).mul_(scale).unflatten(0, kv.shape[1:3])  # (heads, n, w², D)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnbench import operators
+from attnbench.compiling import wanted
 
 from ._region_products import Hidden, Layout, attend, differentiate
 from ._spans import Span
@@ -29,7 +29,7 @@ def attend_regions(
         (B, H, W, C).
     """
     bias = bias.to(qkv.dtype)
-    if operators.wanted(qkv):
+    if wanted(qkv):
         return _compiled(qkv, pooled, bias, *_told(layout, hidden))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (qkv, bias, *pooled)):
         out: Tensor = _Attend.apply(layout, hidden, qkv, bias, *pooled)

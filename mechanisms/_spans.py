@@ -55,9 +55,7 @@ def gather(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk) -> Tenso
     return gathered.flatten(0, 2)
 
 
-def gather_by_head(
-    levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk, heads: int, room: Tensor
-) -> Tensor:
+def gather_by_head(levels: list[Tensor], spans: tuple[Span, ...], chunk: Chunk, heads: int, room: Tensor) -> Tensor:
     """Copy the regions of keys and values (B, H, W, 2C) into flat memory, so that those of a head lie together.
 
     Returns:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.layers import LayerNorm
 from attnbench.registry import mechanism
 
 from ._prefix import join, part_again
@@ -92,7 +93,7 @@ class SpatialReductionAttention(nn.Module):
         self.proj = nn.Linear(slot.dim, slot.dim)
         if self.sr_ratio > 1:
             self.sr = nn.Conv2d(slot.dim, slot.dim, self.sr_ratio, stride=self.sr_ratio)
-            self.norm = nn.LayerNorm(slot.dim)
+            self.norm = LayerNorm(slot.dim)
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Map (B, H, W, C) to (B, H, W, C); with prefix tokens (B, P, C), which are not reduced, return both."""

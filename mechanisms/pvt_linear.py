@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.layers import LayerNorm
 from attnbench.registry import mechanism
 
 from ._prefix import join, part_again
@@ -42,7 +43,7 @@ class LinearReductionAttention(nn.Module):
         self.kv = nn.Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
         self.proj = nn.Linear(slot.dim, slot.dim)
         self.sr = nn.Conv2d(slot.dim, slot.dim, 1)
-        self.norm = nn.LayerNorm(slot.dim)
+        self.norm = LayerNorm(slot.dim)
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Map (B, H, W, C) to (B, H, W, C); with prefix tokens (B, P, C), which are not pooled, return both."""

@@ -13,7 +13,8 @@ LAYERS = [
     {"errors", "names", "record", "config", "contract", "task_contract", "sizes"}
     | {"amounts", "capacity", "axes"}
     | {"recipe", "recipes", "data_report"},
-    {"declarations", "registry", "layers", "parts", "operators", "architecture", "store", "environment", "hardware"},
+    {"declarations", "registry", "architecture", "store", "environment", "hardware"}
+    | {"layers", "parts", "operators", "compiling"},
     {
         "backbone",
         "measure",

@@ -73,6 +73,34 @@ def test_what_our_operators_do_not_compute_is_traced(changed: str) -> None:
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
+def test_a_compiled_model_follows_tables_that_change() -> None:
+    model = shallow("focal").eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    images = torch.randn(2, 3, 70, 94)
+    tables = [table for name, table in model.blocks[0].named_parameters() if "relative_position_bias" in name]
+    assert len(tables) == 6  # own window, ring and a pooled level, in two blocks
+    with torch.inference_mode():
+        for table in [*tables, tables[0]]:
+            before = compiled(images)
+            torch.testing.assert_close(compiled(images), before, rtol=0, atol=0)
+            table.data += torch.randn_like(table)
+            after = compiled(images)
+            assert not torch.allclose(after, before, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(after, model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (1, 3, 2, 2), (1, 8, 1, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norms_in_a_graph_are_what_the_compiler_takes_them_for(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    """Numbers, sizes and strides."""
+    x = torch.randn(shape).to(memory_format=layout)
+    scale, shift = torch.randn(2, shape[1])
+    torch.library.opcheck(torch.ops.attnbench.group_norm.default, (x, 1, scale, shift, 1e-5))
+    torch.library.opcheck(torch.ops.attnbench.layer_norm.default, (x.permute(0, 2, 3, 1), scale, shift, 1e-5))
+
+
 def test_code_that_is_compiled_for_two_sizes_keeps_their_constants_apart() -> None:
     model = shallow("focal_fast").eval()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
