@@ -13,7 +13,8 @@ from attnbench import operators
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
 from attnbench.errors import UserError, unknown
-from attnbench.layers import ClassificationHead, ClassTokenHead, LayerNorm, LayerScale, Mlp
+from attnbench.layers import ClassificationHead, ClassTokenHead, LayerScale, Mlp
+from attnbench.norms import LayerNorm
 from attnbench.registry import MECHANISMS
 from attnbench.sizes import SIZES
 

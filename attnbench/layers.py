@@ -1,63 +1,10 @@
 """Channels-last building blocks of the backbone: patch embeddings, patch merging, MLPs, layer scale, heads."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench.compiling import wanted
-
-
-class LayerNorm(nn.LayerNorm):
-    """PyTorch's; in inference it stays one call in a compiled graph for a CPU.
-
-    The compiler would fuse it with what follows, and read the map three times from memory.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not wanted(x):
-            return super().forward(x)
-        out: Tensor = _normalised(x, self.weight, self.bias, self.eps)
-        return out
-
-
-class GroupNorm(nn.GroupNorm):
-    """PyTorch's, one call as :class:`LayerNorm` is."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, ...) to (B, C, ...)."""
-        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not wanted(x):
-            return super().forward(x)
-        out: Tensor = _group_normalised(x, self.num_groups, self.weight, self.bias, self.eps)
-        return out
-
-
-@torch.library.custom_op(
-    "attnbench::layer_norm", mutates_args=(), schema="(Tensor x, Tensor scale, Tensor shift, float eps) -> Tensor"
-)
-def _normalised(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    return F.layer_norm(x, scale.shape, scale, shift, eps)
-
-
-@torch.library.custom_op(
-    "attnbench::group_norm",
-    mutates_args=(),
-    schema="(Tensor x, int groups, Tensor scale, Tensor shift, float eps) -> Tensor",
-)
-def _group_normalised(x: Tensor, groups: int, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    return F.group_norm(x, groups, scale, shift, eps)
-
-
-@_group_normalised.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
-@_normalised.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape)
+from attnbench.norms import GroupNorm, LayerNorm
 
 
 class PatchEmbedding(nn.Module):

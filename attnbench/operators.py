@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
 from attnbench.compiling import is_exporting, wanted
-from attnbench.layers import ConvMlp, LayerNorm, Mlp, RectifiedConvMlp
+from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
+from attnbench.norms import LayerNorm
 from attnbench.parts import parts
 
 TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
-INSIDE = 2**19  # numbers at once within a ConvMlp, which takes whole images and some of their channels
+# Numbers at once within a ConvMlp, which takes whole images and some of their channels: of more, what a turn frees goes
+# back to the system, and the next one fetches it page by page.
+INSIDE = 2**19
 
 
 def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
@@ -27,7 +30,8 @@ def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
     if type(mlp) not in (Mlp, ConvMlp, RectifiedConvMlp) or not isinstance(mlp, Mlp):
         return False
     layers = [norm, mlp.fc1, mlp.fc2, *([mlp.dwconv] if isinstance(mlp, ConvMlp) else [])]
-    if [type(layer) for layer in layers] != [LayerNorm, nn.Linear, nn.Linear, nn.Conv2d][: len(layers)]:
+    kinds = (nn.LayerNorm, LayerNorm), (nn.Linear,), (nn.Linear,), (nn.Conv2d,)
+    if any(type(layer) not in kind for layer, kind in zip(layers, kinds, strict=False)):
         return False
     if any(layer.weight is None or layer.bias is None for layer in layers):
         return False

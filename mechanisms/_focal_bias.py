@@ -49,9 +49,9 @@ _KEPT: MutableMapping[Tensor, Kept] = WeakIdKeyDictionary()  # by own table
     schema="(Tensor own, Tensor? ring, Tensor[] pooled, Tensor[] places) -> Tensor",
 )
 def _joined(own: Tensor, ring: Tensor | None, pooled: list[Tensor], places: list[Tensor]) -> Tensor:
-    tables = [own, *([] if ring is None else [ring]), *pooled]
+    given = [own, *([] if ring is None else [ring]), *pooled, *places]
     kept = _KEPT.setdefault(own, Kept())
-    return kept.get(lambda: _join(own, ring, pooled, places), tables).clone()  # a graph writes over what it got
+    return kept.get(lambda: _join(own, ring, pooled, places), given).clone()  # a graph writes over what it got
 
 
 @_joined.register_fake

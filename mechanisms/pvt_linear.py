@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
-from attnbench.layers import LayerNorm
+from attnbench.norms import LayerNorm
 from attnbench.registry import mechanism
 
 from ._prefix import join, part_again

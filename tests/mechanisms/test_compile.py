@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -12,6 +13,7 @@ import attnbench
 from attnbench.architecture import uniform
 from attnbench.backbone import Backbone, Block, assemble
 from attnbench.layers import LayerScale
+from attnbench.norms import LayerNorm
 from attnbench.sizes import SIZES
 
 NAMES = sorted(attnbench.MECHANISMS)
@@ -89,16 +91,35 @@ def test_a_compiled_model_follows_tables_that_change() -> None:
             torch.testing.assert_close(after, model(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (1, 3, 2, 2), (1, 8, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 6, 5, 4), (1, 3, 2, 2), (1, 8, 1, 1), (0, 4, 3, 3)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
 def test_norms_in_a_graph_are_what_the_compiler_takes_them_for(
-    shape: tuple[int, ...], layout: torch.memory_format
+    shape: tuple[int, ...], layout: torch.memory_format, affine: bool
 ) -> None:
     """Numbers, sizes and strides."""
     x = torch.randn(shape).to(memory_format=layout)
-    scale, shift = torch.randn(2, shape[1])
-    torch.library.opcheck(torch.ops.attnbench.group_norm.default, (x, 1, scale, shift, 1e-5))
-    torch.library.opcheck(torch.ops.attnbench.layer_norm.default, (x.permute(0, 2, 3, 1), scale, shift, 1e-5))
+    given = *(torch.randn(2, shape[1]) if affine else (None, None)), 1e-5
+    for operator, inputs in (
+        (torch.ops.attnbench.group_norm.default, (x, 1, *given)),
+        (torch.ops.attnbench.layer_norm.default, (x.permute(0, 2, 3, 1), shape[1:2], *given)),
+    ):
+        assert set(torch.library.opcheck(operator, inputs).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("make", [lambda: LayerNorm(6), lambda: LayerNorm(6, elementwise_affine=False)])
+def test_a_norm_is_one_operator_in_inference_alone_and_changes_no_number(make: Callable[[], LayerNorm]) -> None:
+    norm, x, called = make(), torch.randn(2, 5, 6), []
+
+    def record(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        called.append(any("attnbench" in str(node.target) for node in graph.graph.nodes))
+        return graph
+
+    compiled = torch.compile(norm, fullgraph=True, backend=record)
+    for whole, mode in ((True, torch.inference_mode), (True, torch.no_grad), (False, torch.enable_grad)):
+        with mode():
+            assert torch.equal(compiled(x), torch.nn.functional.layer_norm(x, (6,), norm.weight, norm.bias))
+        assert called[-1] is whole
 
 
 def test_code_that_is_compiled_for_two_sizes_keeps_their_constants_apart() -> None:
