@@ -106,6 +106,9 @@ def test_the_table_is_that_of_the_reference_run() -> None:
             f"{float(row['parameters']) / 1e6:.2f}",
             f"{float(row['macs']) / 1e9:.2f}",
             f"{float(row['throughput_img_per_s']):.1f}",
+            f"{float(row['time_ratio']):.2f}",
+            f"{float(row['peak_memory_inference_B']) / 2**20:.1f}",
+            f"{100 * float(row['headline_value']):.1f}" + (" (transfer)" if row["transfer"] == "True" else ""),
         ]
         assert "| " + " | ".join(cells) + " |" in README
 
