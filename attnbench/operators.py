@@ -21,6 +21,7 @@ TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, 
 # Numbers at once within a ConvMlp, which takes whole images and some of their channels: of more, what a turn frees goes
 # back to the system, and the next one fetches it page by page.
 INSIDE = 2**19
+GROUP = 64  # channels: of fewer at once, products and convolution take up to twice as long
 
 
 def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
@@ -82,7 +83,7 @@ def _add_convolved(x: Tensor, *given: Any) -> None:
         part = x[some]
         normed = F.layer_norm(part, scale.shape, scale, shift, eps)
         part += b2
-        for group in parts(len(w1), INSIDE // max(1, normed[..., 0].numel())):
+        for group in parts(len(w1), INSIDE // max(1, normed[..., 0].numel()), GROUP):
             inside = F.linear(normed, w1[group], b1[group])
             inside = (F.relu(inside) if rectified else inside).permute(0, 3, 1, 2)
             mixed = F.conv2d(inside, mixing[group], mixing_bias[group], padding=1, groups=inside.shape[1])

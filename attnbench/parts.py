@@ -7,12 +7,12 @@ from contextvars import ContextVar
 _times: ContextVar[int | None] = ContextVar("_times", default=None)
 
 
-def parts(whole: int, most: int) -> Iterator[slice]:
-    """Yield slices of ``range(whole)`` in order, all of one length but the last, at most ``most`` long, at least 1.
+def parts(whole: int, most: int, unit: int = 1) -> Iterator[slice]:
+    """Yield slices of ``range(whole)`` in order, all of one length but the last; see :func:`part`.
 
     The body of the loop must free what it allocates, and leave nothing that the next turn needs: see :func:`alike`.
     """
-    length = part(whole, most)
+    length = part(whole, most, unit)
     times = _times.get()
     if times is None:
         for first in range(0, whole, length):
@@ -26,10 +26,11 @@ def parts(whole: int, most: int) -> Iterator[slice]:
             _times.set(times)
 
 
-def part(whole: int, most: int) -> int:
-    """Return the length of equal parts of ``whole`` that are at most ``most`` long, and at least 1."""
-    count = -(-whole // max(1, most))
-    return -(-whole // count) if whole else 1
+def part(whole: int, most: int, unit: int = 1) -> int:
+    """Return the length of equal parts of ``whole``: a multiple of ``unit``, at most ``most`` if it is one or more."""
+    units = -(-whole // unit)
+    count = -(-units // max(1, most // unit))
+    return unit * -(-units // count) if whole else unit
 
 
 @contextmanager

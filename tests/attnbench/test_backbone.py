@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 import attnbench
 from attnbench.backbone import Backbone, Block
+from attnbench.layers import ConvMlp
 from attnbench.models import create_model
+from attnbench.norms import LayerNorm
+from attnbench.operators import add_mlp
 from attnbench.sizes import SIZES
 
 
@@ -149,6 +152,16 @@ def test_the_mlp_takes_a_map_in_parts_as_it_would_whole(name: str, shape: tuple[
         attended = x + block.attn(block.norm1(x))
         expected = attended + block.mlp(block.norm2(attended))
         torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inside", [100, 256])  # channels: the last of them are fewer than others; they are not
+def test_an_mlp_with_a_convolution_takes_any_number_of_channels_in_groups(inside: int) -> None:
+    torch.manual_seed(0)
+    norm, mlp = LayerNorm(20), ConvMlp(20, inside / 20)
+    x = torch.randn(1, 90, 100, 20)
+    with torch.no_grad():
+        expected = x + mlp(norm(x))
+        torch.testing.assert_close(add_mlp(x.clone(), norm, mlp), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("where", ["norm2", "fc1", "everywhere"])

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from attnbench.parts import alike, part, parts, times
 
 
-@given(whole=st.integers(0, 300), most=st.integers(0, 400))
-def test_parts_follow_each_other_and_are_of_one_length_but_the_last(whole: int, most: int) -> None:
-    found = list(parts(whole, most))
+@given(whole=st.integers(0, 300), most=st.integers(0, 400), unit=st.integers(1, 50))
+def test_parts_follow_each_other_and_are_of_one_length_but_the_last(whole: int, most: int, unit: int) -> None:
+    found = list(parts(whole, most, unit))
     assert [place for some in found for place in range(some.start, some.stop)] == list(range(whole))
     lengths = [some.stop - some.start for some in found]
-    assert all(length <= max(most, 1) for length in lengths)
-    assert all(first == part(whole, most) >= second for first, second in pairwise([*lengths, 0]) if second)
-    assert len(found) == -(-whole // max(most, 1))  # as few as there can be
+    assert all(length <= max(most, unit) for length in lengths)
+    assert all(first == part(whole, most, unit) >= second for first, second in pairwise(lengths))
+    assert all(first % unit == 0 for first, _ in pairwise(lengths))
+    assert len(found) == -(-whole // (max(most // unit, 1) * unit))  # as few as there can be
 
 
 @given(whole=st.integers(0, 300), most=st.integers(0, 400), outer=st.integers(1, 5))
