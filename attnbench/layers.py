@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnbench import training_mlp
 from attnbench.norms import GroupNorm, LayerNorm
 
 
@@ -64,6 +65,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
+        if training_mlp.fits(x, self.fc1, self.fc2):
+            return training_mlp.transform(x, self.fc1, self.fc2)
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 

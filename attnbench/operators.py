@@ -4,15 +4,14 @@ What is four times as wide inside stays in the cache, and its memory is used aga
 takes as long to get as the products to compute. The compiler would unroll the loop and fuse nothing that counts.
 """
 
-from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_modules
 
 from attnbench.compiling import is_exporting, wanted
+from attnbench.hooks import are_watched
 from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.norms import LayerNorm
 from attnbench.parts import parts
@@ -38,7 +37,7 @@ def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
         return False
     if isinstance(mlp, ConvMlp) and not _is_depthwise(mlp.dwconv):
         return False
-    return torch.compiler.is_compiling() or not _is_watched(mlp, *layers)
+    return torch.compiler.is_compiling() or not are_watched(mlp, *layers)
 
 
 def _is_depthwise(convolution: nn.Conv2d) -> bool:
@@ -46,12 +45,6 @@ def _is_depthwise(convolution: nn.Conv2d) -> bool:
     form = convolution.kernel_size, convolution.stride, convolution.padding, convolution.dilation
     same = form == ((3, 3), (1, 1), (1, 1), (1, 1)) and convolution.padding_mode == "zeros"
     return same and convolution.groups == convolution.out_channels == convolution.in_channels
-
-
-def _is_watched(*modules: nn.Module) -> bool:
-    """Tell whether somebody has hooks on these modules, or on all: they are to see whole maps."""
-    every = torch_modules._global_forward_hooks, torch_modules._global_forward_pre_hooks
-    return any(chain(every, *((module._forward_hooks, module._forward_pre_hooks) for module in modules)))
 
 
 def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:

@@ -1,0 +1,88 @@
+"""The MLP of a block in training on a CPU, a part of the map at a time, with GELU taken again in the backward pass.
+
+Of what is four times as wide inside, one map is kept where two were, and gradients never leave the cache: for a large
+map, fresh memory takes longer to get than GELU to compute.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from attnbench.hooks import are_watched
+from attnbench.parts import part, parts
+
+TOKENS = 2048  # of a part, at most; a map of no more is left to autograd
+
+
+def fits(x: Tensor, first: nn.Module, second: nn.Module) -> bool:
+    """Tell whether :func:`transform` does what these do, and gains: layers may be exchanged or watched."""
+    if not torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= TOKENS * x.shape[-1]:
+        return False
+    if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):  # sums of parts are rounded
+        return False
+    if torch.compiler.is_compiling() or torch._C._is_tracing():  # into graphs that others read
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # the formulas are for backward
+        return False
+    layers = [layer for layer in (first, second) if type(layer) is nn.Linear and layer.bias is not None]
+    return len(layers) == 2 and all(layer.weight.dtype == x.dtype for layer in layers) and not are_watched(*layers)
+
+
+def transform(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """Map (..., C) to (..., C'): two linear layers with GELU between; call only where they fit."""
+    out: Tensor = _Transform.apply(x, first.weight, first.bias, second.weight, second.bias)
+    return out
+
+
+class _Transform(torch.autograd.Function):
+    """Keeps the input, and what the first layer puts out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        """Return (..., C')."""
+        tokens = x.reshape(-1, x.shape[-1])
+        inside, out = tokens.new_empty(len(tokens), len(w1)), tokens.new_empty(len(tokens), len(w2))
+        for some in parts(len(tokens), TOKENS):
+            torch.addmm(b1, tokens[some], w1.T, out=inside[some])
+            torch.addmm(b2, F.gelu(inside[some]), w2.T, out=out[some])
+        ctx.save_for_backward(x, w1, b1, w2, b2, inside)
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what was given, with a graph of their own where they are to have gradients too."""
+        *given, inside = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        found = _by_autograd(grad, given, wanted) if torch.is_grad_enabled() else _in_parts(grad, given, inside, wanted)
+        return tuple(tensor if needed else None for tensor, needed in zip(found, wanted, strict=True))
+
+
+def _in_parts(grad: Tensor, given: list[Tensor], inside: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor, ...]:
+    x, w1, b1, w2, _ = given
+    tokens, outer = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    to_tokens, to_w1, to_b1, to_w2 = torch.empty_like(tokens), *(torch.zeros_like(weight) for weight in (w1, b1, w2))
+    room = inside.new_empty(part(len(inside), TOKENS), inside.shape[1])
+    for some in parts(len(inside), TOKENS):
+        here, before = room[: some.stop - some.start], inside[some]
+        if wanted[3]:
+            to_w2.addmm_(outer[some].T, torch.ops.aten.gelu.out(before, out=here))
+        torch.mm(outer[some], w2, out=here)
+        torch.ops.aten.gelu_backward.grad_input(here, before, grad_input=here)
+        if wanted[1]:
+            to_w1.addmm_(here.T, tokens[some])
+        to_b1 += here.sum(0)
+        if wanted[0]:
+            torch.mm(here, w1, out=to_tokens[some])
+    return to_tokens.view(x.shape), to_w1, to_b1, to_w2, outer.sum(0)
+
+
+def _by_autograd(grad: Tensor, given: list[Tensor], wanted: tuple[bool, ...]) -> Iterator[Tensor | None]:
+    x, w1, b1, w2, b2 = given
+    out = F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+    sources = [tensor for tensor, needed in zip(given, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))
+    return (next(found) if needed else None for needed in wanted)
