@@ -33,6 +33,7 @@ class Question:
     threads: int
     kernel: str | None = None  # the only one that attention may take
     channels_last: bool = False
+    device: str = "cpu"  # cpu, cuda
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class StepForecast:
     """One step at the batch size asked for, and how far that could go."""
 
     prediction: "Prediction"
-    resident: int  # B that a process grows by
+    resident: int | None  # B that a process grows by; None on a GPU
     largest_batch: int  # that fits the limit; not looked for beyond a million
     fits: bool
 
@@ -86,7 +87,7 @@ def forecast(contender: Contender, resolution: Resolution, question: Question) -
         with torch.device("meta"):
             model = _build(contender, resolution, question.num_classes)
         parts["macs"] = count_macs(model, (3, *resolution))
-        predictor = Predictor(model, resolution, dtype, question.kernel, question.channels_last)
+        predictor = Predictor(model, resolution, dtype, question.kernel, question.channels_last, question.device)
         for step in STEPS:
             parts[step] = _step(predictor, step, question)
     except Exception as error:  # noqa: BLE001 (a failure is a result: its row says why)
@@ -122,7 +123,8 @@ def _step(predictor: "Predictor", step: "Step", question: Question) -> StepForec
     def predicted(batch_size: int) -> "Prediction":
         return predictor.predict(batch_size, step)
 
-    resident = predictor.resident(question.batch_size, step, question.threads)
+    on_cpu = question.device == "cpu"
+    resident = predictor.resident(question.batch_size, step, question.threads) if on_cpu else None
     asked = predicted(question.batch_size)
     fixed = predictor.parameters + asked.optimiser + (predictor.trainable if step == "training" else 0)
     largest = largest_batch(

@@ -90,7 +90,9 @@ class _Foreseen:
         if dtype not in self._predictors:
             kernel = self._cell.sdpa if self._cell.sdpa in KERNELS else None
             format_ = bool(self._cell.channels_last)
-            self._predictors[dtype] = Predictor(self._model, self._cell.resolution, dtype, kernel, format_)
+            self._predictors[dtype] = Predictor(
+                self._model, self._cell.resolution, dtype, kernel, format_, self._cell.device.partition(":")[0]
+            )
         return self._predictors[dtype]
 
 

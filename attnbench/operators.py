@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.compiling import is_exporting, wanted
+from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
 from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.norms import LayerNorm
@@ -25,7 +26,7 @@ GROUP = 64  # channels: of fewer at once, products and convolution take up to tw
 
 def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
     """Tell whether :func:`add_mlp` does what these do: layers may be exchanged or watched, and casts be automatic."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or is_exporting():
+    if torch.is_grad_enabled() or not on_cpu(x) or torch.is_autocast_enabled("cpu") or is_exporting():
         return False
     if type(mlp) not in (Mlp, ConvMlp, RectifiedConvMlp) or not isinstance(mlp, Mlp):
         return False

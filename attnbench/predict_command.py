@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--precision", default="fp32", metavar="NAME", help="fp32 (default), bf16")
     parser.add_argument("--num-classes", type=int, default=_CLASSES, metavar="N", help="default: 1000")
     parser.add_argument("--threads", type=int, metavar="N", help="of the process that is told of; default: all cores")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where it is to run; default: cpu")
     parser.add_argument("--memory-limit", metavar="AMOUNT", help="80GiB, 16GB, bytes; default: what is available here")
     parser.add_argument("--sdpa", metavar="KERNEL", help="only this attention kernel: math, flash; default: torch's")
     parser.add_argument("--channels-last", action="store_true", help="images and convolutions in channels-last format")
@@ -114,6 +115,7 @@ def _question(options: argparse.Namespace) -> "tuple[tuple[Contender, ...], Ques
         options.threads or usable_cores(),
         options.sdpa,
         options.channels_last,
+        options.device,
     )
     return contenders(config), question
 

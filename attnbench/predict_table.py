@@ -19,7 +19,8 @@ _DEFINITIONS: Final = (
     "in training with AdamW's moments too; * does not fit.",
     "max batch: the largest whose total fits. FLOP/B: 2 x MACs x batch over the bytes that operators read and write, "
     "inference, no caches.",
-    "Predicted by running on fake CPU tensors; workspaces of operators and reserves of an allocator are not in it.",
+    "Predicted by running on fake CPU tensors, for cuda without what is done on CPUs alone; workspaces of operators "
+    "and reserves of an allocator are not in it.",
     "process: by how much the resident set of a fresh Linux process grows: a model of glibc's heap, of workspaces, of "
     "code.",
 )
@@ -55,7 +56,8 @@ def notes(found: Sequence[Forecast], question: Question, here: bool) -> Iterator
     yield ""
     batch = "1 image" if size == 1 else f"{size} images"
     where = ", what this machine has available now" if here else ""
-    yield f"Batches of {batch}, {question.precision}, {question.num_classes} classes; memory limit {limit}{where}."
+    classes = f"{question.num_classes} classes"
+    yield f"Batches of {batch}, {question.precision}, {classes}, on {question.device}; memory limit {limit}{where}."
     yield _kernel_note(question)
     yield from _DEFINITIONS
 
@@ -102,8 +104,9 @@ def _step_cells(result: "StepForecast | None") -> list[str]:
     if result is None:
         return ["-"] * len(_STEP_HEADERS)
     found = result.prediction
+    process = "-" if result.resident is None else amount(result.resident)
     total = f"{amount(found.total)}{'' if result.fits else ' *'}"
-    return [amount(found.peak), total, str(result.largest_batch), amount(result.resident), found.kernel]
+    return [amount(found.peak), total, str(result.largest_batch), process, found.kernel]
 
 
 def _intensity(item: Forecast, batch_size: int) -> float | None:

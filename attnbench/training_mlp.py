@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
 from attnbench.parts import part, parts
 
@@ -20,7 +21,7 @@ TOKENS = 2048  # of a part, at most; a map of no more is left to autograd
 
 def fits(x: Tensor, first: nn.Module, second: nn.Module) -> bool:
     """Tell whether :func:`transform` does what these do, and gains: layers may be exchanged or watched."""
-    if not torch.is_grad_enabled() or x.device.type != "cpu" or x.numel() <= TOKENS * x.shape[-1]:
+    if not torch.is_grad_enabled() or not on_cpu(x) or x.numel() <= TOKENS * x.shape[-1]:
         return False
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):  # sums of parts are rounded
         return False

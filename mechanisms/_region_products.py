@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attnbench.devices import on_cpu
 from attnbench.parts import part, parts
 
 from ._spans import Chunk, Span, extended_zeros, fold, gather, gather_by_head, scatter
@@ -107,7 +108,7 @@ def _fused(
 
 def _worth_writing_out(q: Tensor, layout: Layout) -> bool:
     """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
-    if q.device.type != "cpu" or q.dtype != torch.float32 or layout.keys > FEW_KEYS:
+    if not on_cpu(q) or q.dtype != torch.float32 or layout.keys > FEW_KEYS:
         return False
     if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
         return False
@@ -251,7 +252,7 @@ def _windows_of(q: Tensor, layout: Layout) -> tuple[int, int]:
 def _box(q: Tensor, layout: Layout) -> tuple[int, int, int]:
     """Return of how many images, rows and columns of windows a chunk is."""
     down, across = _windows_of(q, layout)
-    most = (CHUNK if q.device.type == "cpu" else FAR_CHUNK) // (layout.keys * 2 * q.shape[3] * q.element_size())
+    most = (CHUNK if on_cpu(q) else FAR_CHUNK) // (layout.keys * 2 * q.shape[3] * q.element_size())
     return part(q.shape[0], most // (across * down)), part(down, most // across), part(across, most)
 
 

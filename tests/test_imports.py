@@ -14,7 +14,7 @@ LAYERS = [
     | {"amounts", "capacity", "axes"}
     | {"recipe", "recipes", "data_report"},
     {"declarations", "registry", "architecture", "store", "environment", "hardware"}
-    | {"layers", "parts", "operators", "training_mlp", "hooks", "compiling", "norms"},
+    | {"layers", "parts", "operators", "training_mlp", "hooks", "devices", "compiling", "norms"},
     {
         "backbone",
         "measure",

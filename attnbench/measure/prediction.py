@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from attnbench.devices import elsewhere
 from attnbench.errors import UserError, unknown
 from attnbench.measure.memory import inference_step, stand_in_loss, training_step
 from attnbench.measure.pass_ledger import PassLedger
@@ -55,10 +56,12 @@ class Predictor:
         dtype: torch.dtype,
         kernel: str | None = None,
         channels_last: bool = False,
+        device: str = "cpu",
     ) -> None:
         if kernel is not None:
             check_kernel(kernel)
         self._resolution, self._dtype, self._kernel = resolution, dtype, kernel
+        self._on_cpu = device == "cpu"
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         twin = meta_twin(model).to(dtype=dtype)
         self._twin = twin.to(memory_format=torch.channels_last) if channels_last else twin
@@ -109,7 +112,8 @@ class Predictor:
     def _as_called(self) -> Iterator[None]:
         """Whatever mode the caller is in (weights made in inference mode could not be trained), with our kernel."""
         choice = nullcontext() if self._kernel is None else sdpa_kernel(KERNELS[self._kernel])
-        with torch.inference_mode(False), torch.enable_grad(), choice, alike():
+        place = nullcontext() if self._on_cpu else elsewhere()
+        with torch.inference_mode(False), torch.enable_grad(), choice, place, alike():
             yield
 
     @contextmanager
@@ -137,6 +141,7 @@ def predict(
     step: Step,
     kernel: str | None = None,
     channels_last: bool = False,
+    device: str = "cpu",
 ) -> Prediction:
     """Predict the memory of one inference batch or one training step (forward, cross-entropy, backward).
 
@@ -148,12 +153,13 @@ def predict(
         step: ``inference`` or ``training``.
         kernel: the only one that attention may take, ``math`` or ``flash``; None: what torch chooses on a CPU.
         channels_last: whether images and convolutions are in channels-last memory format.
+        device: ``cpu``, or ``cuda``: without what is done on CPUs alone, a part of a map at a time.
 
     Raises:
         UserError: an unknown or unpredictable kernel; a model that does not run on fake tensors, at this resolution
             or with this kernel.
     """
-    return Predictor(model, resolution, dtype, kernel, channels_last).predict(batch_size, step)
+    return Predictor(model, resolution, dtype, kernel, channels_last, device).predict(batch_size, step)
 
 
 def check_kernel(kernel: str) -> None:

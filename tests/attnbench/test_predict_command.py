@@ -69,13 +69,25 @@ def test_the_table_says_kernel_limit_and_where_it_runs_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    assert main(["predict", "--mechanisms", "identity", "--res", "32..64", "--memory-limit", "100MiB"]) == 0
+    assert main(["predict", "--mechanisms", "identity", "--res", "32..64", "--memory-limit", "80MiB"]) == 0
     shown = capsys.readouterr().out
     assert "identity: inference of 64 fits at every resolution predicted; training of 64 runs out at 64x64." in shown
     assert "Attention kernel assumed" in shown
-    assert "memory limit 100 MiB." in shown
+    assert "on cpu; memory limit 80.0 MiB." in shown
     assert "none" in shown  # no attention, no kernel
     assert "*" in shown
+
+
+def test_for_a_gpu_more_is_told_and_nothing_of_a_process(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--mechanisms", "identity", "--res", "64", "--memory-limit", PIB)
+    here, there = (predicted(capsys, *words, "--device", device) for device in ("cpu", "cuda"))
+    assert (here["device"], there["device"]) == ("cpu", "cuda")
+    for step in ("inference", "training"):
+        on_cpu, on_cuda = (found["forecasts"][0][step] for found in (here, there))
+        assert on_cuda["peak_B"] > on_cpu["peak_B"]
+        assert on_cuda["process_rss_B"] is None
+    assert main(["predict", *words, "--device", "cuda"]) == 0
+    assert "on cuda" in capsys.readouterr().out
 
 
 def test_without_a_limit_it_is_what_the_machine_has_available(capsys: pytest.CaptureFixture[str]) -> None:
