@@ -44,9 +44,9 @@ class Hidden:
         scores = np.where(rows, np.float32(0), np.float32(score)).reshape(-1, *visible.shape[1:])
         return cls(torch.tensor(scores, device=device), torch.tensor(kinds.reshape(-1, across), device=device), score)
 
-    def of(self, chunk: Chunk, dtype: torch.dtype) -> Tensor:
-        """Return what hides keys from the chunk's windows of an image: (windows, 1 or w², keys)."""
-        return self.scores.to(dtype)[self.kinds[chunk.rows, chunk.columns].flatten()]
+    def of(self, rows: slice, columns: slice, dtype: torch.dtype) -> Tensor:
+        """Return what hides keys from a box of windows of an image: (windows, 1 or w², keys)."""
+        return self.scores.to(dtype)[self.kinds[rows, columns].flatten()]
 
     def add(self, found: Tensor, scores: Tensor) -> None:
         """Add ``found`` by :meth:`of` to scores (n, w², keys), in which windows of image after image follow each other.
@@ -84,25 +84,29 @@ def attend(qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidd
     levels = [kv, *pooled]
     out = q.new_empty(q.shape)
     room = Room.of(q, layout, 1) if _worth_writing_out(q, layout) else None
-    for images in parts(q.shape[0], _box(q, layout)[0]):
-        for chunk in _chunks(images, q, layout):
+    images = _box(q, layout)[0]
+    for rows, columns in _boxes(q, layout):
+        mask = None if room is not None else _mask(bias, hidden, rows, columns)
+        for some in parts(q.shape[0], images):  # which share the mask
+            chunk = Chunk(some, rows, columns)
             windows = _windows(q, layout.window, chunk)
             target = _windows(out, layout.window, chunk)
-            if room is None:
-                target.copy_(_fused(windows, levels, layout, bias, hidden, chunk))
-            else:
+            if mask is not None:
+                target.copy_(_fused(windows, levels, layout, mask, chunk))
+            elif room is not None:
                 _write(_written_out(windows, levels, layout, bias, hidden, chunk, room), target)
     return out
 
 
-def _fused(
-    windows: Tensor, levels: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None, chunk: Chunk
-) -> Tensor:
+def _fused(windows: Tensor, levels: list[Tensor], layout: Layout, mask: Tensor, chunk: Chunk) -> Tensor:
     """Map windows (images, rows, columns, w, w, C) to the same shape by PyTorch's kernel."""
+    images = windows.shape[0]
+    if images > 1 and len(mask) > 1:
+        mask = mask.expand(images, *mask.shape).flatten(0, 1)
     kv = gather(levels, layout.spans, chunk).unflatten(-1, (2, layout.heads, -1))
     k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
     queries = windows.flatten(0, 2).flatten(1, 2).unflatten(-1, (layout.heads, -1)).transpose(1, 2)
-    attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=_mask(bias, hidden, chunk))
+    attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=mask[..., : layout.keys])
     return attended.transpose(1, 2).reshape(windows.shape)
 
 
@@ -150,7 +154,7 @@ def _written_out(
     scores = _biased(bias, len(queries), room.scores[0])
     torch.baddbmm(scores, queries, k.mT, alpha=queries.shape[-1] ** -0.5, out=scores)
     if hidden is not None:
-        hidden.add(hidden.of(chunk, bias.dtype), scores)
+        hidden.add(hidden.of(chunk.rows, chunk.columns, bias.dtype), scores)
     torch.softmax(scores, -1, out=scores)
     return torch.bmm(scores, v, out=queries).unflatten(0, (layout.heads, -1))
 
@@ -188,7 +192,8 @@ def _differentiate_images(given: Given, wanted: Wanted, layout: Layout, hidden: 
     q, pairs = given[1], list(zip(wanted[1], layout.spans, strict=True))
     windows = _windows_of(q, layout)
     sums = [level if span.tiles(level, windows) else extended_zeros(level, span, windows) for level, span in pairs]
-    for chunk in _chunks(slice(0, q.shape[0]), q, layout):
+    for rows, columns in _boxes(q, layout):
+        chunk = Chunk(slice(0, q.shape[0]), rows, columns)
         _differentiate_chunk(chunk, layout, hidden, given, (wanted[0], sums, wanted[2]), room)
     for found, (level, span) in zip(sums, pairs, strict=True):
         if found is not level:
@@ -211,7 +216,7 @@ def _differentiate_chunk(
     k, v = kv.flatten(1, 2).unbind(0)
     shares = _biased(bias, len(queries), room.scores[0]).baddbmm_(queries, k.mT)
     if hidden is not None:
-        hidden.add(hidden.of(chunk, bias.dtype), shares)
+        hidden.add(hidden.of(chunk.rows, chunk.columns, bias.dtype), shares)
     torch.softmax(shares, -1, out=shares)
     to_shares = torch.bmm(outer, v.mT, out=_taken(room.scores[1], *shares.shape))
     torch.bmm(shares.mT, outer, out=v)  # gradients take the place of what is no longer needed
@@ -256,13 +261,13 @@ def _box(q: Tensor, layout: Layout) -> tuple[int, int, int]:
     return part(q.shape[0], most // (across * down)), part(down, most // across), part(across, most)
 
 
-def _chunks(images: slice, q: Tensor, layout: Layout) -> Iterator[Chunk]:
-    """Cut the windows of some images, as many as a chunk has, into boxes."""
+def _boxes(q: Tensor, layout: Layout) -> Iterator[tuple[slice, slice]]:
+    """Cut the windows of an image into boxes: rows and columns of windows."""
     _, rows, columns = _box(q, layout)
     down, across = _windows_of(q, layout)
     for row in range(0, down, rows):
         for column in range(0, across, columns):
-            yield Chunk(images, slice(row, min(row + rows, down)), slice(column, min(column + columns, across)))
+            yield slice(row, min(row + rows, down)), slice(column, min(column + columns, across))
 
 
 def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
@@ -271,14 +276,11 @@ def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
     return tiles[chunk.images, chunk.rows, :, chunk.columns].transpose(2, 3)
 
 
-def _mask(bias: Tensor, hidden: Hidden | None, chunk: Chunk) -> Tensor:
-    """Return what is added to the scores of the chunk's windows: (n or 1, heads, w², keys)."""
-    keys = bias.shape[-1]
-    rest = -keys % ALIGNED if bias.is_cuda else 0
+def _mask(bias: Tensor, hidden: Hidden | None, rows: slice, columns: slice) -> Tensor:
+    """Return what is added to the scores of a box of windows of any image: (windows or 1, heads, w², keys or more)."""
+    rest = -bias.shape[-1] % ALIGNED if bias.is_cuda else 0
     padded = F.pad(bias, (0, rest)) if rest else bias
     if hidden is None:
-        return padded[None, ..., :keys]
-    scores = hidden.of(chunk, bias.dtype)
-    mask = padded + (F.pad(scores, (0, rest)) if rest else scores)[:, None]  # (windows of an image, heads, w², keys)
-    images = chunk.images.stop - chunk.images.start
-    return (mask if images == 1 else mask.expand(images, *mask.shape).flatten(0, 1))[..., :keys]
+        return padded[None]
+    scores = hidden.of(rows, columns, bias.dtype)
+    return padded + (F.pad(scores, (0, rest)) if rest else scores)[:, None]
