@@ -71,6 +71,8 @@ def _in_parts(grad: Tensor, given: list[Tensor], inside: Tensor, wanted: tuple[b
         here, before = room[: some.stop - some.start], inside[some]
         if wanted[3]:
             to_w2.addmm_(outer[some].T, torch.ops.aten.gelu.out(before, out=here))
+        if not any(wanted[:3]):
+            continue  # nothing before the second layer learns
         torch.mm(outer[some], w2, out=here)
         torch.ops.aten.gelu_backward.grad_input(here, before, grad_input=here)
         if wanted[1]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils.hooks import RemovableHandle
 
 from attnbench import training_mlp
 from attnbench.layers import Mlp
@@ -38,7 +39,7 @@ def maps(*shape: int) -> Tensor:
 
 
 def is_ours(out: Tensor) -> bool:
-    """Tell whether the output, or what it is a view of, came of our own backward formula."""
+    """Tell whether the output has our own backward formula."""
     assert out.grad_fn is not None
     return "_Transform" in type(out.grad_fn).__name__
 
@@ -107,7 +108,7 @@ def test_one_map_of_the_width_inside_is_kept_and_its_gradients_are_a_parts() -> 
     assert ledger.peak < 3 * outside + inside + 2 * part  # output, its gradient and that of x besides
 
 
-def watched(register: Callable[[Mlp, Callable[..., None]], object]) -> Callable[[Mlp, Tensor], None]:
+def watched(register: Callable[[Mlp, Callable[..., None]], RemovableHandle]) -> Callable[[Mlp, Tensor], None]:
     """Return a use of an MLP by one who has a hook, and wants to see every token at once."""
 
     def use(mlp: Mlp, x: Tensor) -> None:
@@ -122,7 +123,7 @@ def watched(register: Callable[[Mlp, Callable[..., None]], object]) -> Callable[
         try:
             mlp(x).sum().backward()
         finally:
-            handle.remove()  # type: ignore[attr-defined]
+            handle.remove()
         assert seen == [x.shape[:-1]]
 
     return use
