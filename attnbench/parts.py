@@ -46,6 +46,11 @@ def alike() -> Iterator[None]:
         _times.reset(token)
 
 
+def are_alike() -> bool:
+    """Tell whether who watches has no numbers, on which nothing may depend then."""
+    return _times.get() is not None
+
+
 def times() -> int:
     """Return how often what runs now would run."""
     return _times.get() or 1

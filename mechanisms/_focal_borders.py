@@ -15,8 +15,8 @@ from torch import Tensor
 
 from attnbench.errors import UserError
 
+from ._hidden import Hidden
 from ._pooling import CentredCells, PresentCells
-from ._region_products import Hidden
 from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along
 
 Regions = tuple[tuple[int, int], ...]  # per pooled level: side of the attended region, and cells to a window's side
@@ -211,7 +211,7 @@ def _masked(border: WrappedBorder, down: int, across: int, device: torch.device)
     pooled = [_grid(axis(down, *region), axis(across, *region)) for region in border.regions]
     pooled = [np.broadcast_to(keys, (*fine.shape[:2], keys.shape[-1])) for keys in pooled]
     keys = np.concatenate([fine, *pooled], axis=-1)
-    return Hidden.where_not(keys, AUTHORS_MASK, across, device)
+    return Hidden.where_not(keys, AUTHORS_MASK, across, device, beyond=not border.shift)
 
 
 def _grid(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.bool_]:

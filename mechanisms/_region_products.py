@@ -1,169 +1,93 @@
-"""The products of windows and their regions, and what their backward pass adds up, chunk by chunk.
+"""The products of windows and their regions, and what their backward pass adds up, box of windows after box.
 
 Regions overlap, so a window's keys must be copied side by side before a product can read them. Copied for the whole map
-they are many times the map; a chunk at a time they never leave the cache, and the backward pass, which copies them
-again and takes the products a second time, has nothing to keep but the maps.
+they are many times the map; a box at a time they never leave the cache, and the backward pass, which copies them again
+and takes the products a second time, has nothing to keep but the maps.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attnbench.devices import on_cpu
-from attnbench.parts import part, parts
+from attnbench.parts import parts
 
-from ._spans import Chunk, Span, extended_zeros, fold, gather, gather_by_head, scatter
+from ._boxes import Layout, Place, Room
+from ._hidden import Hidden, Hiding
+from ._spans import Box
 
-FEW_KEYS = 64  # up to which products written out beat the fused kernel: seen at 49 keys, and not at 178
+# Queries of a window to each channel of a head, up to which products written out beat the fused kernel: where there are
+# more, scores take so much more room than keys and values that they leave the cache.
+FEW_QUERIES = 6
 MANY_SCORES = 32_000  # of a head, which they take to be so
-CHUNK = 4 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above 6 MiB, memory does
-FAR_CHUNK = 2**29  # of them on anything but a CPU, where only memory is to be bounded
 ALIGNED = 16  # keys from one row of a mask to the next, as CUDA's memory-efficient kernel takes it without a copy
-
-
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """Which keys are hidden from whom: windows of one kind hide the same ones."""
-
-    scores: Tensor  # (kinds, 1 or w², keys), added to the bias: 0 where a key may be attended
-    kinds: Tensor  # (windows down, windows across), of int64
-    score: float  # of what is hidden: -inf, or as authors have it a number that other scores could make up for
-
-    @classmethod
-    def where_not(cls, visible: NDArray[np.bool_], score: float, across: int, device: torch.device) -> "Hidden | None":
-        """Return ``score`` where not ``visible`` (windows, 1 or w², keys), ``across`` windows to a row, or None."""
-        if visible.all():
-            return None
-        rows, kinds = np.unique(visible.reshape(len(visible), -1), axis=0, return_inverse=True)
-        scores = np.where(rows, np.float32(0), np.float32(score)).reshape(-1, *visible.shape[1:])
-        return cls(torch.tensor(scores, device=device), torch.tensor(kinds.reshape(-1, across), device=device), score)
-
-    def of(self, rows: slice, columns: slice, dtype: torch.dtype) -> Tensor:
-        """Return what hides keys from a box of windows of an image: (windows, 1 or w², keys)."""
-        return self.scores.to(dtype)[self.kinds[rows, columns].flatten()]
-
-    def add(self, found: Tensor, scores: Tensor) -> None:
-        """Add ``found`` by :meth:`of` to scores (n, w², keys), in which windows of image after image follow each other.
-
-        A share of e^-100 is no normal number, and products with such numbers take many times as long. Where scores lie
-        so close that what is hidden would be lost in rounding, it gets no share at all: every query sees some key.
-        """
-        by_image = scores.unflatten(0, (-1, found.shape[0]))
-        if self.score == -math.inf:
-            by_image += found
-            return
-        least, most = torch.aminmax(scores)
-        lost = most - least < -self.score - math.log(2 * found.shape[-1] / torch.finfo(scores.dtype).eps ** 2)
-        by_image.addcmul_(found, torch.where(lost, 1e30, 1.0).to(scores.dtype))
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How queries find their keys."""
-
-    window: int
-    spans: tuple[Span, ...]  # of every level
-    heads: int
-
-    @property
-    def keys(self) -> int:
-        """Return the keys of a window."""
-        return sum(span.side**2 for span in self.spans)
 
 
 def attend(qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
     """Return (B, H, W, C); see :func:`._regions.attend_regions`. Autograd does not follow."""
     bias = bias.detach()  # for a mask that learns torch takes the kernel that stores the scores, recording or not
     q, kv = _parted(qkv)
-    levels = [kv, *pooled]
     out = q.new_empty(q.shape)
-    room = Room.of(q, layout, 1) if _worth_writing_out(q, layout) else None
-    images = _box(q, layout)[0]
-    for rows, columns in _boxes(q, layout):
-        mask = None if room is not None else _mask(bias, hidden, rows, columns)
-        for some in parts(q.shape[0], images):  # which share the mask
-            chunk = Chunk(some, rows, columns)
-            windows = _windows(q, layout.window, chunk)
-            target = _windows(out, layout.window, chunk)
-            if mask is not None:
-                target.copy_(_fused(windows, levels, layout, mask, chunk))
-            elif room is not None:
-                _write(_written_out(windows, levels, layout, bias, hidden, chunk, room), target)
+    queries, target, most = layout.tokens(q), layout.tokens(out), layout.at_once(q)[0]
+    written_out = _worth_writing_out(q, layout)
+    hiding = Hiding(hidden, bias) if hidden else None
+    room, levels = Room(q, layout, 1, int(written_out)), layout.levels([kv, *pooled], most)
+    for images in parts(q.shape[0], most):
+        regions = [level.regions(images) for level in levels]
+        for box in layout.boxes(q):
+            windows = (slice(None), images, *box)
+            asked = queries[windows]
+            place = room.place(asked.shape[1], box)
+            place.tokens[0].copy_(asked)
+            _gather(regions, box, place)
+            if written_out:
+                torch.bmm(_shares(place, bias, hiding, box), place.kv[1], out=place.queries[0])
+                target[windows] = place.tokens[0]
+            else:
+                target[windows] = _fused(place, bias, hiding, box)
     return out
 
 
-def _fused(windows: Tensor, levels: list[Tensor], layout: Layout, mask: Tensor, chunk: Chunk) -> Tensor:
-    """Map windows (images, rows, columns, w, w, C) to the same shape by PyTorch's kernel."""
-    images = windows.shape[0]
-    if images > 1 and len(mask) > 1:
-        mask = mask.expand(images, *mask.shape).flatten(0, 1)
-    kv = gather(levels, layout.spans, chunk).unflatten(-1, (2, layout.heads, -1))
-    k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # (n, heads, keys, D)
-    queries = windows.flatten(0, 2).flatten(1, 2).unflatten(-1, (layout.heads, -1)).transpose(1, 2)
-    attended = F.scaled_dot_product_attention(queries, k, v, attn_mask=mask[..., : layout.keys])
-    return attended.transpose(1, 2).reshape(windows.shape)
+def _fused(place: Place, bias: Tensor, hiding: Hiding | None, box: Box) -> Tensor:
+    """Attend by PyTorch's kernel: return (heads, images, rows, columns, w, w, D)."""
+    mask, images = _mask(bias, hiding, box), place.tokens[0].shape[1]
+    if len(mask) > 1:
+        mask = mask.repeat(images, 1, 1, 1)
+    q, k, v = (x.unflatten(0, (len(bias), -1)).transpose(0, 1) for x in (place.queries[0], *place.kv))
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[..., : k.shape[2]])  # (n, heads, w², D)
+    return attended.transpose(0, 1).view(place.tokens[0].shape)
 
 
 def _worth_writing_out(q: Tensor, layout: Layout) -> bool:
     """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
-    if not on_cpu(q) or q.dtype != torch.float32 or layout.keys > FEW_KEYS:
+    if not on_cpu(q) or q.dtype != torch.float32 or layout.window**2 > FEW_QUERIES * q.shape[3] // layout.heads:
         return False
     if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
         return False
-    return math.prod(_box(q, layout)) * layout.window**2 * layout.keys >= MANY_SCORES
+    return math.prod(layout.at_once(q)) * layout.window**2 * layout.keys >= MANY_SCORES
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Memory that chunk after chunk uses, and finds in the cache: flat, and enough for the largest chunk of a map."""
-
-    kv: Tensor
-    queries: Tensor  # (copies, ...)
-    scores: Tensor  # (copies, ...)
-
-    @classmethod
-    def of(cls, q: Tensor, layout: Layout, copies: int) -> "Room":
-        """Return room for a map of queries (B, H, W, C)."""
-        windows, queries = math.prod(_box(q, layout)), layout.window**2
-        kv, tokens, scores = 2 * layout.keys * q.shape[3], queries * q.shape[3], layout.heads * queries * layout.keys
-        return cls(q.new_empty(windows * kv), *(q.new_empty(copies, windows * each) for each in (tokens, scores)))
+def _shares(place: Place, bias: Tensor, hiding: Hiding | None, box: Box) -> Tensor:
+    """Return which share of each query's attention a key of its window gets: (heads * n, w², keys)."""
+    before = hiding.before(box) if hiding else None
+    _score(place, bias, before)
+    if hiding and before is None:
+        hiding.weaken(place.by_image[0], box)
+    elif hiding and hiding.doubted(place):
+        _score(place, bias, hiding.by_box(box))
+    return torch.softmax(place.scores[0], -1, out=place.scores[0])
 
 
-def _taken(room: Tensor, *shape: int) -> Tensor:
-    return room[: math.prod(shape)].view(shape)
-
-
-def _written_out(
-    windows: Tensor,
-    levels: list[Tensor],
-    layout: Layout,
-    bias: Tensor,
-    hidden: Hidden | None,
-    chunk: Chunk,
-    room: Room,
-) -> Tensor:
-    """Map windows (images, rows, columns, w, w, C) to (heads, n, w², D), within the room."""
-    k, v = gather_by_head(levels, layout.spans, chunk, layout.heads, room.kv).flatten(1, 2).unbind(0)
-    queries = _by_head(windows, layout, room.queries[0])
-    scores = _biased(bias, len(queries), room.scores[0])
-    torch.baddbmm(scores, queries, k.mT, alpha=queries.shape[-1] ** -0.5, out=scores)
-    if hidden is not None:
-        hidden.add(hidden.of(chunk.rows, chunk.columns, bias.dtype), scores)
-    torch.softmax(scores, -1, out=scores)
-    return torch.bmm(scores, v, out=queries).unflatten(0, (layout.heads, -1))
-
-
-def _biased(bias: Tensor, windows: int, room: Tensor) -> Tensor:
-    """Repeat a bias (heads, w², keys) for all ``windows`` of heads, (heads * n, w², keys): neighbours share theirs."""
-    scores = _taken(room, windows, *bias.shape[1:])
-    scores.unflatten(0, (len(bias), -1)).copy_(bias[:, None])
-    return scores
+def _score(place: Place, bias: Tensor, hides: Tensor | None) -> None:
+    by_image, scores, queries = place.by_image[0], place.scores[0], place.queries[0]
+    everywhere = bias[:, None, None].expand_as(by_image)
+    if hides is None:
+        by_image.copy_(everywhere)
+    else:
+        torch.add(everywhere, hides, out=by_image)
+    torch.baddbmm(scores, queries, place.kv[0].mT, alpha=queries.shape[-1] ** -0.5, out=scores)
 
 
 def differentiate(
@@ -173,74 +97,52 @@ def differentiate(
     q, kv = _parted(qkv)
     to_qkv, to_pooled = torch.empty_like(qkv), [torch.empty_like(level) for level in pooled]
     to_q, to_kv = _parted(to_qkv)
-    sums = torch.promote_types(bias.dtype, torch.float32)  # many windows add up to the bias's gradient
-    to_bias = torch.zeros_like(bias, dtype=sums)
-    room = Room.of(q, layout, 2)
-    for images in parts(q.shape[0], _box(q, layout)[0]):
-        given = grad[images], q[images], [level[images] for level in (kv, *pooled)], bias
-        wanted = to_q[images], [level[images] for level in (to_kv, *to_pooled)], to_bias
-        _differentiate_images(given, wanted, layout, hidden, room)
+    # Many windows add up to the bias's gradient.
+    to_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
+    queries, outer, to_queries, most = *(layout.tokens(x) for x in (q, grad, to_q)), layout.at_once(q)[0]
+    levels, sums = (layout.levels(maps, most) for maps in ([kv, *pooled], [to_kv, *to_pooled]))
+    room, hiding = Room(q, layout, 2, 2), Hiding(hidden, bias) if hidden else None
+    for images in parts(q.shape[0], most):
+        regions = [level.regions(images) for level in levels]
+        for level in sums:
+            level.clear()
+        for box in layout.boxes(q):
+            windows = (slice(None), images, *box)
+            asked = queries[windows]
+            place = room.place(asked.shape[1], box)
+            place.tokens[0].copy_(asked)
+            place.tokens[1].copy_(outer[windows])
+            _gather(regions, box, place)
+            _differentiate(place, to_bias, bias, hiding, box)
+            to_queries[windows] = place.tokens[1]
+            for level, found in zip(sums, place.regions, strict=True):
+                level.add(found, images, box)
+        for level in sums:
+            level.fold(images)
     return to_qkv, to_bias.to(bias.dtype), to_pooled
 
 
-Given = tuple[Tensor, Tensor, list[Tensor], Tensor]  # gradient of the output, queries, levels, bias
-Wanted = tuple[Tensor, list[Tensor], Tensor]  # gradients of queries, levels, bias: the last to be added to
+def _differentiate(place: Place, to_bias: Tensor, bias: Tensor, hiding: Hiding | None, box: Box) -> None:
+    """Put the gradient of queries in the place of the output's, and those of keys and values in the place of these.
 
-
-def _differentiate_images(given: Given, wanted: Wanted, layout: Layout, hidden: Hidden | None, room: Room) -> None:
-    """Write the gradients of some images, chunk after chunk."""
-    q, pairs = given[1], list(zip(wanted[1], layout.spans, strict=True))
-    windows = _windows_of(q, layout)
-    sums = [level if span.tiles(level, windows) else extended_zeros(level, span, windows) for level, span in pairs]
-    for rows, columns in _boxes(q, layout):
-        chunk = Chunk(slice(0, q.shape[0]), rows, columns)
-        _differentiate_chunk(chunk, layout, hidden, given, (wanted[0], sums, wanted[2]), room)
-    for found, (level, span) in zip(sums, pairs, strict=True):
-        if found is not level:
-            fold(found, span, level)
-
-
-def _differentiate_chunk(
-    chunk: Chunk, layout: Layout, hidden: Hidden | None, given: Given, wanted: Wanted, room: Room
-) -> None:
-    """Add up what the chunk's windows give to the gradients; its windows' own queries are in no other chunk."""
-    grad, q, levels, bias = given
-    to_q, to_levels, to_bias = wanted
-    queries, outer = (
-        _by_head(_windows(x, layout.window, chunk), layout, memory)
-        for x, memory in zip((q, grad), room.queries, strict=True)
-    )
+    The bias's is added to ``to_bias``.
+    """
+    (queries, outer), (k, v) = place.queries, place.kv
     scale = queries.shape[-1] ** -0.5
-    queries *= scale  # a copy of our own
-    kv = gather_by_head(levels, layout.spans, chunk, layout.heads, room.kv)  # (2, heads, n, keys, D)
-    k, v = kv.flatten(1, 2).unbind(0)
-    shares = _biased(bias, len(queries), room.scores[0]).baddbmm_(queries, k.mT)
-    if hidden is not None:
-        hidden.add(hidden.of(chunk.rows, chunk.columns, bias.dtype), shares)
-    torch.softmax(shares, -1, out=shares)
-    to_shares = torch.bmm(outer, v.mT, out=_taken(room.scores[1], *shares.shape))
-    torch.bmm(shares.mT, outer, out=v)  # gradients take the place of what is no longer needed
+    shares = _shares(place, bias, hiding, box)
+    to_shares = torch.bmm(outer, v.mT, out=place.scores[1])
+    torch.bmm(shares.mT, outer, out=v)
     # In place: a row is summed up before it is written.
     to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype, grad_input=to_shares)
-    to_bias += to_scores.unflatten(0, kv.shape[1:3]).sum(1, dtype=to_bias.dtype)
-    to_queries = torch.bmm(to_scores, k, out=outer).mul_(scale).unflatten(0, kv.shape[1:3])  # (heads, n, w², D)
-    torch.bmm(to_scores.mT, queries, out=k)
-    target = _windows(to_q, layout.window, chunk)
-    _write(to_queries, target)
-    parted = kv.unflatten(2, target.shape[:3])  # (2, heads, images, rows, columns, keys, D)
-    scatter(parted.permute(2, 3, 4, 5, 0, 1, 6), to_levels, layout.spans, chunk)
+    to_bias += place.by_image[1].sum((1, 2), dtype=to_bias.dtype)
+    torch.bmm(to_scores, k, out=outer).mul_(scale)
+    torch.bmm(to_scores.mT, queries.mul_(scale), out=k)
 
 
-def _write(by_head: Tensor, windows: Tensor) -> None:
-    """Write (heads, n, w², D) into windows (images, rows, columns, w, w, C)."""
-    tokens = by_head.unflatten(2, windows.shape[3:5]).unflatten(1, windows.shape[:3])
-    windows.unflatten(-1, (len(by_head), -1)).copy_(tokens.permute(1, 2, 3, 4, 5, 0, 6))
-
-
-def _by_head(windows: Tensor, layout: Layout, room: Tensor) -> Tensor:
-    """Turn (images, rows, columns, w, w, C) into (heads * n, w², D), a copy."""
-    heads = windows.unflatten(-1, (layout.heads, -1)).permute(5, 0, 1, 2, 3, 4, 6)
-    return _taken(room, *heads.shape).copy_(heads).flatten(0, 3).flatten(1, 2)
+def _gather(regions: list[Tensor], box: Box, place: Place) -> None:
+    """Copy the regions of the box's windows side by side, level by level."""
+    for level, target in zip(regions, place.regions, strict=True):
+        target.copy_(level[:, :, box[0], box[1]])
 
 
 def _parted(qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,38 +151,11 @@ def _parted(qkv: Tensor) -> tuple[Tensor, Tensor]:
     return qkv[..., :dim], qkv[..., dim:]
 
 
-def _windows_of(q: Tensor, layout: Layout) -> tuple[int, int]:
-    """Return how many windows a map is high and wide."""
-    return q.shape[1] // layout.window, q.shape[2] // layout.window
-
-
-def _box(q: Tensor, layout: Layout) -> tuple[int, int, int]:
-    """Return of how many images, rows and columns of windows a chunk is."""
-    down, across = _windows_of(q, layout)
-    most = (CHUNK if on_cpu(q) else FAR_CHUNK) // (layout.keys * 2 * q.shape[3] * q.element_size())
-    return part(q.shape[0], most // (across * down)), part(down, most // across), part(across, most)
-
-
-def _boxes(q: Tensor, layout: Layout) -> Iterator[tuple[slice, slice]]:
-    """Cut the windows of an image into boxes: rows and columns of windows."""
-    _, rows, columns = _box(q, layout)
-    down, across = _windows_of(q, layout)
-    for row in range(0, down, rows):
-        for column in range(0, across, columns):
-            yield slice(row, min(row + rows, down)), slice(column, min(column + columns, across))
-
-
-def _windows(x: Tensor, window: int, chunk: Chunk) -> Tensor:
-    """View the chunk's windows of a map (B, H, W, C): (images, rows, columns, w, w, C)."""
-    tiles = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (B, nH, w, nW, w, C)
-    return tiles[chunk.images, chunk.rows, :, chunk.columns].transpose(2, 3)
-
-
-def _mask(bias: Tensor, hidden: Hidden | None, rows: slice, columns: slice) -> Tensor:
+def _mask(bias: Tensor, hiding: Hiding | None, box: Box) -> Tensor:
     """Return what is added to the scores of a box of windows of any image: (windows or 1, heads, w², keys or more)."""
     rest = -bias.shape[-1] % ALIGNED if bias.is_cuda else 0
     padded = F.pad(bias, (0, rest)) if rest else bias
-    if hidden is None:
+    if hiding is None:
         return padded[None]
-    scores = hidden.of(rows, columns, bias.dtype)
+    scores = hiding.by_box(box)
     return padded + (F.pad(scores, (0, rest)) if rest else scores)[:, None]

@@ -8,7 +8,9 @@ from torch.autograd.function import once_differentiable
 
 from attnbench.compiling import wanted
 
-from ._region_products import Hidden, Layout, attend, differentiate
+from ._boxes import Layout
+from ._hidden import Hidden
+from ._region_products import attend, differentiate
 from ._spans import Span
 
 
@@ -61,22 +63,30 @@ class _Attend(torch.autograd.Function):
 
 
 # What torch.compile calls: it would trace chunk after chunk, and fuse nothing that counts. Operators take tensors and
-# numbers: of a Hidden its three parts, of a Layout its window, its spans' numbers in a row and its heads.
-_TOLD = "Tensor? scores, Tensor? kinds, float score, int window, int[] spans, int heads"
+# numbers: of a Hidden its four parts, of a Layout its window, its spans' numbers in a row and its heads.
+_TOLD = "Tensor? scores, Tensor? kinds, float score, bool beyond, int window, int[] spans, int heads"
 
 
-def _told(layout: Layout, hidden: Hidden | None) -> tuple[Tensor | None, Tensor | None, float, int, list[int], int]:
-    scores, kinds, score = (hidden.scores, hidden.kinds, hidden.score) if hidden else (None, None, 0.0)
+def _told(
+    layout: Layout, hidden: Hidden | None
+) -> tuple[Tensor | None, Tensor | None, float, bool, int, list[int], int]:
+    told = (hidden.scores, hidden.kinds, hidden.score, hidden.beyond) if hidden else (None, None, 0.0, False)
     spans = [number for span in layout.spans for number in (span.side, span.step, span.around)]
-    return scores, kinds, score, layout.window, spans, layout.heads
+    return *told, layout.window, spans, layout.heads
 
 
 def _understood(
-    scores: Tensor | None, kinds: Tensor | None, score: float, window: int, spans: list[int], heads: int
+    scores: Tensor | None,
+    kinds: Tensor | None,
+    score: float,
+    beyond: bool,
+    window: int,
+    spans: list[int],
+    heads: int,
 ) -> tuple[Layout, Hidden | None]:
     parted = zip(spans[::3], spans[1::3], spans[2::3], strict=True)
     layout = Layout(window, tuple(Span(side, step, bool(around)) for side, step, around in parted), heads)
-    return layout, None if scores is None or kinds is None else Hidden(scores, kinds, score)
+    return layout, None if scores is None or kinds is None else Hidden(scores, kinds, score, beyond)
 
 
 @torch.library.custom_op(
@@ -119,7 +129,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     qkv, bias, scores, kinds, *pooled = ctx.saved_tensors
     to_qkv, to_bias, *to_pooled = _compiled_backward(grad, qkv, pooled, bias, scores, kinds, *ctx.layout)
-    return to_qkv, to_pooled, to_bias, *(None,) * 6
+    return to_qkv, to_pooled, to_bias, *(None,) * 7
 
 
 _compiled.register_autograd(_differentiate, setup_context=_keep)

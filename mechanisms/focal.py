@@ -21,11 +21,11 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
+from ._boxes import Layout
 from ._focal_bias import join, region_order
 from ._focal_borders import BORDERS, own_window, pairs, regions_along
 from ._kept import Kept
 from ._pooling import POOLS, WindowPool
-from ._region_products import Layout
 from ._regions import attend_regions
 from ._spans import Span
 from ._windows import pad_to_windows, windows_along

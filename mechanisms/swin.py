@@ -16,8 +16,9 @@ from attnbench.errors import UserError
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
+from ._boxes import Layout
+from ._hidden import Hidden
 from ._kept import Kept
-from ._region_products import Hidden, Layout
 from ._regions import attend_regions
 from ._spans import Span
 from ._windows import AUTHORS_MASK, cached_constant, pad_to_windows, pairs_along, same_window, windows_along

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import attnbench
 
-products = import_module("attnbench.mechanisms._region_products")  # by name: a type checker does not see plug-ins
+boxes = import_module("attnbench.mechanisms._boxes")  # by name: a type checker does not see plug-ins
+products = import_module("attnbench.mechanisms._region_products")
 
 IMAGES, HEIGHT, WIDTH, DIM = 5, 21, 28, 16  # 3 x 4 windows an image
 WINDOWS = [1, 3, 4, 8, 11, 24, 36, 60]  # parts of rows, rows that do not divide three, images that do not divide five
@@ -38,10 +39,10 @@ def attended(name: str, settings: dict[str, str]) -> list[Tensor]:
 def test_chunks_change_nothing(
     monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, str], keys: int, windows: int, written_out: bool
 ) -> None:
-    monkeypatch.setattr(products, "FEW_KEYS", 10**6 if written_out else 0)
+    monkeypatch.setattr(products, "FEW_QUERIES", 10**6 if written_out else 0)
     monkeypatch.setattr(products, "MANY_SCORES", 0)
-    monkeypatch.setattr(products, "CHUNK", 2**40)
+    monkeypatch.setattr(boxes, "CHUNK", 2**40)
     expected = attended(name, settings)
-    monkeypatch.setattr(products, "CHUNK", windows * keys * 2 * DIM * 4)  # bytes of their keys and values
+    monkeypatch.setattr(boxes, "CHUNK", windows * keys * 2 * DIM * 4)  # bytes of their keys and values
     for actual, wanted in zip(attended(name, settings), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=0, atol=2e-6 * float(wanted.abs().max()))

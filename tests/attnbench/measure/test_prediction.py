@@ -104,9 +104,10 @@ def test_for_a_gpu_nothing_is_predicted_that_is_done_on_cpus_alone(
 
     found = predict(on_meta(build), (64, 64), 101, FP32, step, device="cuda")
     assert found.peak > predict(on_meta(build), (64, 64), 101, FP32, step).peak
-    products = import_module("attnbench.mechanisms._region_products")  # by name: a type checker sees no plug-ins
-    monkeypatch.setattr(products, "CHUNK", products.FAR_CHUNK)
-    monkeypatch.setattr(products, "FEW_KEYS", 0)  # no products written out
+    boxes = import_module("attnbench.mechanisms._boxes")  # by name: a type checker sees no plug-ins
+    products = import_module("attnbench.mechanisms._region_products")
+    monkeypatch.setattr(boxes, "CHUNK", boxes.FAR_CHUNK)
+    monkeypatch.setattr(products, "FEW_QUERIES", 0)  # no products written out
     _, ledger = measured(real_step(watched, (64, 64), 101, FP32, step))
     assert found.peak == ledger.peak
 
@@ -137,7 +138,7 @@ def test_a_mask_that_learns_takes_math_in_training_where_the_backward_pass_is_to
         build = partial(build_model, mechanism, "nano", resolution=(64, 64), num_classes=10)
         kernels[mechanism] = {step: predict(on_meta(build), (64, 64), 1, FP32, step).kernel for step in STEPS}
     assert kernels["focal_fast"] == {"inference": "flash", "training": "math"}
-    assert kernels["swin"] == {"inference": "flash", "training": "flash"}  # its backward pass is our own
+    assert kernels["swin"] == {"inference": "flash", "training": "flash+products"}  # its backward pass is our own
 
 
 @pytest.mark.parametrize("step", STEPS)
