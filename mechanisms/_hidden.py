@@ -71,7 +71,7 @@ class Hiding:
         """Tell whether keys beyond the map, whose score is their bias, might have a share after all."""
         if self.beyond is None or are_alike():
             return False
-        return bool(place.own().amin() <= self.highest - self.far)
+        return float(place.own().amin()) <= float(self.highest) - self.far
 
     def weaken(self, scores: Tensor, box: Box) -> None:
         """Add what hides keys from the box's windows to scores (heads, images, windows of an image, w², keys)."""

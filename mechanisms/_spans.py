@@ -55,8 +55,12 @@ class Level:
         sides = [span.reached(count) for count in windows]
         if not span.margin and sides == list(level.shape[1:3]):
             return cls(by_head, span, None)
-        make = level.new_empty if span.around else level.new_zeros  # zeros are never written to
-        return cls(by_head, span, make(parts, images, *sides, by_head.shape[-1]))
+        extended = level.new_empty(parts, images, *sides, by_head.shape[-1])
+        for axis, side in () if span.around else ((2, level.shape[1]), (3, level.shape[2])):
+            inside = min(side, extended.shape[axis] - span.margin)  # written to for every image, and the rest never
+            extended.narrow(axis, 0, span.margin).zero_()
+            extended.narrow(axis, span.margin + inside, extended.shape[axis] - span.margin - inside).zero_()
+        return cls(by_head, span, extended)
 
     def regions(self, images: slice) -> Tensor:
         """View the regions of some images: (parts, images, down, across, side, side, D); until the next call."""
