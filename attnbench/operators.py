@@ -38,7 +38,7 @@ def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
         return False
     if isinstance(mlp, ConvMlp) and not _is_depthwise(mlp.dwconv):
         return False
-    return torch.compiler.is_compiling() or not are_watched(mlp, *layers)
+    return not are_watched(mlp, *layers)
 
 
 def _is_depthwise(convolution: nn.Conv2d) -> bool:

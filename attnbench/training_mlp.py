@@ -1,7 +1,8 @@
 """The MLP of a block in training on a CPU, a part of the map at a time, with GELU taken again in the backward pass.
 
 Of what is four times as wide inside, one map is kept where two were, and gradients never leave the cache: for a large
-map, fresh memory takes longer to get than GELU to compute.
+map, fresh memory takes longer to get than GELU to compute. Under torch.compile, which would keep both, it is an
+operator.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from attnbench.compiling import wanted
 from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
 from attnbench.parts import part, parts
@@ -25,18 +27,31 @@ def fits(x: Tensor, first: nn.Module, second: nn.Module) -> bool:
         return False
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):  # sums of parts are rounded
         return False
-    if torch.compiler.is_compiling() or torch._C._is_tracing():  # into graphs that others read
-        return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:  # the formulas are for backward
-        return False
     layers = [layer for layer in (first, second) if type(layer) is nn.Linear and layer.bias is not None]
-    return len(layers) == 2 and all(layer.weight.dtype == x.dtype for layer in layers) and not are_watched(*layers)
+    if len(layers) < 2 or any(layer.weight.dtype != x.dtype for layer in layers) or are_watched(*layers):
+        return False
+    if torch.compiler.is_compiling():
+        return wanted(x)
+    if torch._C._is_tracing():  # into a graph that others read
+        return False
+    # The formulas are for backward.
+    return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
 
 
 def transform(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     """Map (..., C) to (..., C'): two linear layers with GELU between; call only where they fit."""
-    out: Tensor = _Transform.apply(x, first.weight, first.bias, second.weight, second.bias)
+    given = x, first.weight, first.bias, second.weight, second.bias
+    out: Tensor = _compiled(*given)[0] if wanted(x) else _Transform.apply(*given)
     return out
+
+
+def _transform(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    tokens = x.reshape(-1, x.shape[-1])
+    inside, out = tokens.new_empty(len(tokens), len(w1)), tokens.new_empty(len(tokens), len(w2))
+    for some in parts(len(tokens), TOKENS):
+        torch.addmm(b1, tokens[some], w1.T, out=inside[some])
+        torch.addmm(b2, F.gelu(inside[some]), w2.T, out=out[some])
+    return out.view(*x.shape[:-1], -1), inside
 
 
 class _Transform(torch.autograd.Function):
@@ -45,13 +60,9 @@ class _Transform(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
         """Return (..., C')."""
-        tokens = x.reshape(-1, x.shape[-1])
-        inside, out = tokens.new_empty(len(tokens), len(w1)), tokens.new_empty(len(tokens), len(w2))
-        for some in parts(len(tokens), TOKENS):
-            torch.addmm(b1, tokens[some], w1.T, out=inside[some])
-            torch.addmm(b2, F.gelu(inside[some]), w2.T, out=out[some])
+        out, inside = _transform(x, w1, b1, w2, b2)
         ctx.save_for_backward(x, w1, b1, w2, b2, inside)
-        return out.view(*x.shape[:-1], -1)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -89,3 +100,45 @@ def _by_autograd(grad: Tensor, given: list[Tensor], wanted: tuple[bool, ...]) ->
     sources = [tensor for tensor, needed in zip(given, wanted, strict=True) if needed]
     found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))
     return (next(found) if needed else None for needed in wanted)
+
+
+_compiled = torch.library.custom_op(
+    "attnbench::transform",
+    _transform,
+    mutates_args=(),
+    schema="(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> (Tensor, Tensor)",
+)
+
+
+@torch.library.custom_op(
+    "attnbench::transform_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor inside, bool[] wanted)"
+    " -> Tensor[]",
+)
+def _compiled_backward(grad: Tensor, *given: Any) -> list[Tensor]:
+    *sources, inside, learning = given
+    return list(_in_parts(grad, sources, inside, tuple(learning)))
+
+
+@_compiled.register_fake
+def _(x: Tensor, w1: Tensor, _b1: Tensor, w2: Tensor, _b2: Tensor) -> tuple[Tensor, Tensor]:
+    tokens = x.numel() // x.shape[-1]
+    return x.new_empty(*x.shape[:-1], w2.shape[0]), x.new_empty(tokens, w1.shape[0])
+
+
+@_compiled_backward.register_fake
+def _(_grad: Tensor, *given: Any) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in given[:5]]
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, ...]:
+    return tuple(_compiled_backward(grad, *ctx.saved_tensors, ctx.needs_input_grad))
+
+
+_compiled.register_autograd(_differentiate, setup_context=_keep)

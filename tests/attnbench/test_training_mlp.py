@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.hooks import RemovableHandle
 
 from attnbench import training_mlp
+from attnbench.backbone import Block, build_model
 from attnbench.layers import Mlp
 from attnbench.measure.memory import TensorLedger
 
@@ -161,3 +163,53 @@ def test_where_sums_of_parts_would_be_rounded_autograd_takes_over(mlp: Mlp, dtyp
     assert not is_ours(mlp.to(dtype)(maps(3, 3).to(dtype)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not is_ours(mlp.float()(maps(3, 3).float()))
+
+
+@pytest.mark.parametrize("learning", [(True,) * 5, (False, True, True, True, True), (True, False, False, False, False)])
+def test_compiled_it_is_one_operator_with_the_same_gradients(mlp: Mlp, learning: tuple[bool, ...]) -> None:
+    called: set[str] = set()
+
+    def record(graph: Any, _: Any) -> Any:
+        called.update(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    x = maps(3, 5)
+    sources = [x, *mlp.parameters()]
+    for source, learns in zip(sources, learning, strict=True):
+        source.requires_grad_(learns)
+    wanted = [source for source in sources if source.requires_grad]
+    weight = torch.randn(3, 5, DIM, dtype=torch.float64)
+    expected = torch.autograd.grad((plain(x, *mlp.parameters()) * weight).sum(), wanted)
+    torch.compiler.reset()
+    for backend in (record, "aot_eager"):
+        out = torch.compile(mlp, fullgraph=True, backend=backend)(x)
+        same(out, plain(x, *mlp.parameters()))
+        for actual, gradient in zip(torch.autograd.grad((out * weight).sum(), wanted), expected, strict=True):
+            same(actual, gradient)
+    assert "attnbench.transform.default" in called
+
+
+@pytest.mark.parametrize("step", ["training", "inference"])
+def test_who_watches_a_layer_of_a_compiled_block_sees_it_called(step: str) -> None:
+    model = build_model("identity", "nano", resolution=(32, 32), num_classes=10)
+    block = next(module for module in model.modules() if isinstance(module, Block)).train(step == "training")
+    assert isinstance(block.mlp, Mlp)
+    seen: list[tuple[int, ...]] = []
+
+    def see(_layer: nn.Module, _given: Any, out: Tensor) -> None:
+        seen.append(tuple(out.shape))
+
+    block.mlp.fc1.register_forward_hook(see)
+    x = torch.randn(2, 48, 48, block.mlp.fc1.in_features)
+    torch.compiler.reset()
+    with torch.set_grad_enabled(step == "training"):
+        torch.compile(block, backend="aot_eager")(x)
+    assert seen == [(*x.shape[:3], block.mlp.fc1.out_features)]
+
+
+def test_its_operators_are_what_the_compiler_takes_them_for(mlp: Mlp) -> None:
+    given = tuple(source.detach() for source in (maps(2, 5), *mlp.parameters()))
+    assert set(torch.library.opcheck(training_mlp._compiled, given).values()) == {"SUCCESS"}
+    inside = F.linear(given[0].flatten(0, 1), *given[1:3])
+    inputs = torch.randn(2, 5, DIM, dtype=torch.float64), *given, inside, [True] * 5
+    assert set(torch.library.opcheck(training_mlp._compiled_backward, inputs).values()) == {"SUCCESS"}
