@@ -50,7 +50,7 @@ def attention_kernel(step: Step) -> str:
     """Run ``step`` once and return the kernels that its attention takes, such as ``flash``; ``none`` without attention.
 
     ``math`` is no kernel of its own: attention falls apart into two products and a softmax, and stores the scores.
-    ``products`` are such as a mechanism writes out itself, by ``baddbmm``.
+    ``products`` are such as a mechanism writes out itself, by ``baddbmm``, be it in a backward pass of its own.
     """
     with _Choices() as choices, choices.within_functions_of_torch():
         step()
