@@ -39,7 +39,8 @@ class Hidden:
 
     def by_box(self, dtype: torch.dtype, weight: float = 1.0) -> Callable[[Box], Tensor]:
         """Return what tells of a box of windows of an image what hides its keys: (windows, 1 or w², keys)."""
-        scores = self.scores.to(dtype) * weight
+        scores = self.scores.to(dtype)
+        scores = scores if weight == 1 else scores * weight
         if scores.shape[1] > 1:
             return lambda box: scores[self.kinds[box].flatten()]
         everywhere = scores[self.kinds]
@@ -59,7 +60,7 @@ class Hiding:
         self.shares = on_cpu(bias) and hidden.score > -math.inf  # what is hidden might have some
         self.beyond = hidden.by_box(bias.dtype, 1e30) if self.shares and hidden.beyond else None
         self.far = -hidden.score - math.log(2 * bias.shape[-1] / torch.finfo(bias.dtype).eps ** 2) if self.shares else 0
-        self.highest = bias.amax()
+        self.highest = bias.amax() if self.beyond else None  # the most that a key beyond the map scores
 
     def before(self, box: Box) -> Tensor | None:
         """Return what is to be added to the bias: (windows, 1 or w², keys); None if the products are needed first."""
@@ -69,7 +70,7 @@ class Hiding:
 
     def doubted(self, place: Place) -> bool:
         """Tell whether keys beyond the map, whose score is their bias, might have a share after all."""
-        if self.beyond is None or are_alike():
+        if self.highest is None or are_alike():
             return False
         return float(place.own().amin()) <= float(self.highest) - self.far
 
