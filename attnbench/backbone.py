@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnbench import operators
+from attnbench import linear, operators
 from attnbench.architecture import Architecture, uniform
 from attnbench.contract import STAGES, Attention, Slot
 from attnbench.errors import UserError, unknown
@@ -103,6 +103,7 @@ class Backbone(nn.Module):
         self.norms = nn.ModuleList(LayerNorm(dim, architecture.norm_eps) for dim in norms)
         self.head = head(self.channels)
         self.apply(partial(_initialise, architecture.weight_std))
+        self.apply(linear.adopt)
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Map images (B, 3, H, W), H and W >= 32, to four maps (B, H_i, W_i, C_i) at strides 4, 8, 16 and 32.

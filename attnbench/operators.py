@@ -14,6 +14,7 @@ from attnbench.compiling import is_exporting, wanted
 from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
 from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
+from attnbench.linear import is_linear, linear
 from attnbench.norms import LayerNorm
 from attnbench.parts import parts
 
@@ -31,12 +32,11 @@ def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
     if type(mlp) not in (Mlp, ConvMlp, RectifiedConvMlp) or not isinstance(mlp, Mlp):
         return False
     layers = [norm, mlp.fc1, mlp.fc2, *([mlp.dwconv] if isinstance(mlp, ConvMlp) else [])]
-    kinds = (nn.LayerNorm, LayerNorm), (nn.Linear,), (nn.Linear,), (nn.Conv2d,)
-    if any(type(layer) not in kind for layer, kind in zip(layers, kinds, strict=False)):
+    if type(norm) not in (nn.LayerNorm, LayerNorm) or not is_linear(mlp.fc1) or not is_linear(mlp.fc2):
         return False
     if any(layer.weight is None or layer.bias is None for layer in layers):
         return False
-    if isinstance(mlp, ConvMlp) and not _is_depthwise(mlp.dwconv):
+    if isinstance(mlp, ConvMlp) and not (type(mlp.dwconv) is nn.Conv2d and _is_depthwise(mlp.dwconv)):
         return False
     return not are_watched(mlp, *layers)
 
@@ -66,7 +66,7 @@ def _add(x: Tensor, *given: Any) -> None:
     tokens = x.view(-1, x.shape[-1])
     for some in parts(len(tokens), TOKENS):
         part = tokens[some]
-        part += F.linear(F.gelu(F.linear(F.layer_norm(part, scale.shape, scale, shift, eps), w1, b1)), w2, b2)
+        part += linear(F.gelu(linear(F.layer_norm(part, scale.shape, scale, shift, eps), w1, b1)), w2, b2)
 
 
 def _add_convolved(x: Tensor, *given: Any) -> None:
@@ -78,7 +78,7 @@ def _add_convolved(x: Tensor, *given: Any) -> None:
         normed = F.layer_norm(part, scale.shape, scale, shift, eps)
         part += b2
         for group in parts(len(w1), INSIDE // max(1, normed[..., 0].numel()), GROUP):
-            inside = F.linear(normed, w1[group], b1[group])
+            inside = linear(normed, w1[group], b1[group])
             inside = (F.relu(inside) if rectified else inside).permute(0, 3, 1, 2)
             mixed = F.conv2d(inside, mixing[group], mixing_bias[group], padding=1, groups=inside.shape[1])
             hidden = F.gelu(mixed.permute(0, 2, 3, 1)).flatten(0, 2)

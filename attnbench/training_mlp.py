@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from attnbench.compiling import wanted
 from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
+from attnbench.linear import is_linear
 from attnbench.parts import part, parts
 
 TOKENS = 2048  # of a part, at most; a map of no more is left to autograd
@@ -27,7 +28,7 @@ def fits(x: Tensor, first: nn.Module, second: nn.Module) -> bool:
         return False
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):  # sums of parts are rounded
         return False
-    layers = [layer for layer in (first, second) if type(layer) is nn.Linear and layer.bias is not None]
+    layers = [layer for layer in (first, second) if is_linear(layer) and layer.bias is not None]
     if len(layers) < 2 or any(layer.weight.dtype != x.dtype for layer in layers) or are_watched(*layers):
         return False
     if torch.compiler.is_compiling():
