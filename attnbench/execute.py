@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from attnbench import compiling
 from attnbench.cell_model import DTYPES, cell_model
 from attnbench.errors import UnsupportedError
 from attnbench.learning import Context, Progress, accuracy, training
@@ -83,7 +84,7 @@ def timed_step(cell: Cell) -> tuple[Callable[[], object], str]:
     make = _training_step if cell.probe == "training_step" else inference_step
     kernel = attention_kernel(with_kernel(make(model, images), cell.sdpa))
     if cell.compile:
-        model.compile()
+        model.compile(options=compiling.options(cell.device))
     return with_kernel(make(model, images), cell.sdpa), kernel
 
 
@@ -114,7 +115,7 @@ def _macs(cell: Cell) -> tuple[Measurement, ...]:
 def _memory(cell: Cell) -> tuple[Measurement, ...]:
     model, images = _cost_model(cell)
     if cell.compile:
-        model.compile()
+        model.compile(options=compiling.options(cell.device))
     if cell.probe == "memory_inference":
         metric, step = "peak_memory_inference", inference_step(model, images)
     else:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench import training_mlp
+from attnbench import training_conv_mlp, training_mlp
 from attnbench.norms import GroupNorm, LayerNorm
 
 
@@ -78,6 +78,8 @@ class Mlp(nn.Module):
 class ConvMlp(Mlp):
     """An MLP with a depthwise 3 x 3 convolution before its GELU (PVTv2, arXiv 2106.13797, section 3.3)."""
 
+    rectified = False
+
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__(dim, ratio)
         self.dwconv = nn.Conv2d(
@@ -86,13 +88,12 @@ class ConvMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        out: Tensor = self.fc2(F.gelu(self.convolve(self.fc1(x))))
+        if training_conv_mlp.fits(x, self.fc1, self.dwconv, self.fc2):
+            return training_conv_mlp.transform(x, self.fc1, self.dwconv, self.fc2, self.rectified)
+        inside = F.relu(self.fc1(x)) if self.rectified else self.fc1(x)
+        mixed = self.dwconv(inside.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out: Tensor = self.fc2(F.gelu(mixed))
         return out
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Mix each channel of (B, H, W, C) over 3 x 3 tokens."""
-        mixed: Tensor = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return mixed
 
     def macs(self, tokens: int) -> int:
         """Return the MACs of ``tokens`` tokens."""
@@ -102,9 +103,7 @@ class ConvMlp(Mlp):
 class RectifiedConvMlp(ConvMlp):
     """A :class:`ConvMlp` with ReLU before the convolution, of PVTv2's linear variant, where it steadies training."""
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """Mix each channel of (B, H, W, C) over 3 x 3 tokens."""
-        return super().convolve(F.relu(x))
+    rectified = True
 
 
 class LayerScale(nn.Module):

@@ -17,6 +17,7 @@ from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.linear import is_linear, linear
 from attnbench.norms import LayerNorm
 from attnbench.parts import parts
+from attnbench.training_conv_mlp import is_depthwise
 
 TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
 # Numbers at once within a ConvMlp, which takes whole images and some of their channels: of more, what a turn frees goes
@@ -36,16 +37,9 @@ def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
         return False
     if any(layer.weight is None or layer.bias is None for layer in layers):
         return False
-    if isinstance(mlp, ConvMlp) and not (type(mlp.dwconv) is nn.Conv2d and _is_depthwise(mlp.dwconv)):
+    if isinstance(mlp, ConvMlp) and not is_depthwise(mlp.dwconv):
         return False
     return not are_watched(mlp, *layers)
-
-
-def _is_depthwise(convolution: nn.Conv2d) -> bool:
-    """Tell whether it is the one that ConvMlp makes."""
-    form = convolution.kernel_size, convolution.stride, convolution.padding, convolution.dilation
-    same = form == ((3, 3), (1, 1), (1, 1), (1, 1)) and convolution.padding_mode == "zeros"
-    return same and convolution.groups == convolution.out_channels == convolution.in_channels
 
 
 def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:

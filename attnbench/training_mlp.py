@@ -5,7 +5,7 @@ map, fresh memory takes longer to get than GELU to compute. Under torch.compile,
 operator.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,12 +24,17 @@ TOKENS = 2048  # of a part, at most; a map of no more is left to autograd
 
 def fits(x: Tensor, first: nn.Module, second: nn.Module) -> bool:
     """Tell whether :func:`transform` does what these do, and gains: layers may be exchanged or watched."""
-    if not torch.is_grad_enabled() or not on_cpu(x) or x.numel() <= TOKENS * x.shape[-1]:
+    return x.numel() > TOKENS * x.shape[-1] and suit(x, first, second)
+
+
+def suit(x: Tensor, first: nn.Module, second: nn.Module, *others: nn.Module) -> bool:
+    """Tell whether two linear layers and others train here, with numbers that formulas of ours are for."""
+    if not torch.is_grad_enabled() or not on_cpu(x) or not is_linear(first) or not is_linear(second):
         return False
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):  # sums of parts are rounded
         return False
-    layers = [layer for layer in (first, second) if is_linear(layer) and layer.bias is not None]
-    if len(layers) < 2 or any(layer.weight.dtype != x.dtype for layer in layers) or are_watched(*layers):
+    layers = first, second, *others
+    if any(layer.bias is None or layer.weight.dtype != x.dtype for layer in layers) or are_watched(*layers):
         return False
     if torch.compiler.is_compiling():
         return wanted(x)
@@ -70,7 +75,9 @@ class _Transform(torch.autograd.Function):
         """Return the gradients of what was given, with a graph of their own where they are to have gradients too."""
         *given, inside = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        found = _by_autograd(grad, given, wanted) if torch.is_grad_enabled() else _in_parts(grad, given, inside, wanted)
+        if torch.is_grad_enabled():
+            return tuple(by_autograd(_plain, grad, given, wanted))
+        found = _in_parts(grad, given, inside, wanted)
         return tuple(tensor if needed else None for tensor, needed in zip(found, wanted, strict=True))
 
 
@@ -95,11 +102,16 @@ def _in_parts(grad: Tensor, given: list[Tensor], inside: Tensor, wanted: tuple[b
     return to_tokens.view(x.shape), to_w1, to_b1, to_w2, outer.sum(0)
 
 
-def _by_autograd(grad: Tensor, given: list[Tensor], wanted: tuple[bool, ...]) -> Iterator[Tensor | None]:
-    x, w1, b1, w2, b2 = given
-    out = F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+def _plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+
+
+def by_autograd(
+    call: Callable[..., Tensor], grad: Tensor, given: list[Tensor], wanted: tuple[bool, ...]
+) -> Iterator[Tensor | None]:
+    """Yield the gradients of what was given to ``call``, with a graph of their own; None where not wanted."""
     sources = [tensor for tensor, needed in zip(given, wanted, strict=True) if needed]
-    found = iter(torch.autograd.grad(out, sources, grad, create_graph=True))
+    found = iter(torch.autograd.grad(call(*given), sources, grad, create_graph=True))
     return (next(found) if needed else None for needed in wanted)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import attnbench
 from attnbench.backbone import build_model
+from attnbench.compiling import options
 from attnbench.models import create_model
 
 RESOLUTION, BATCH = 224, 8
@@ -21,7 +22,7 @@ PUBLISHED = ("swin_tiny", "focal_tiny", "pvt_v2_b2")
 def compare(what: str, model: nn.Module, rounds: int, make: Callable[[nn.Module, Tensor], Step]) -> None:
     """Race a model compiled, without graph breaks, and as it is."""
     torch.compiler.reset()
-    compiled = torch.compile(model, fullgraph=True)
+    compiled = torch.compile(model, fullgraph=True, options=options("cpu"))
     images = torch.randn(BATCH, 3, RESOLUTION, RESOLUTION)
     agree(compiled.eval(), model.eval(), images)
     report(f"{what}, {make.__name__}", race(make(compiled, images), make(model, images), rounds))
@@ -42,7 +43,8 @@ def main() -> None:
             model = build_model(name, "nano", resolution=(RESOLUTION, RESOLUTION))
             compare(f"{name}, nano", model, given.rounds, make)
     for name in PUBLISHED:
-        compare(name, create_model(name, (RESOLUTION, RESOLUTION), 1000), given.rounds, inference)
+        for make in (inference, training):
+            compare(name, create_model(name, (RESOLUTION, RESOLUTION), 1000), given.rounds, make)
 
 
 if __name__ == "__main__":

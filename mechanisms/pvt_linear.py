@@ -50,7 +50,7 @@ class LinearReductionAttention(nn.Module):
         tokens, grid = join(x, prefix)
         q = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, P + N, D)
         cells = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.side).permute(0, 2, 3, 1).flatten(1, 2)
-        # The convolution as the product that it is: around one, the compiler turns maps (B, H, W, C) into another order.
+        # The convolution as the product that it is: around one, the compiler gives maps (B, H, W, C) another order.
         pooled = F.gelu(self.norm(F.linear(cells, self.sr.weight.flatten(1), self.sr.bias)))  # (B, side², C)
         keys = pooled if prefix is None else torch.cat([prefix, pooled], dim=1)
         k, v = (part.transpose(1, 2) for part in self.kv(keys).unflatten(-1, (2, self.heads, -1)).unbind(2))

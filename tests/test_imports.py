@@ -14,7 +14,8 @@ LAYERS = [
     | {"amounts", "capacity", "axes"}
     | {"recipe", "recipes", "data_report"},
     {"declarations", "registry", "architecture", "store", "environment", "hardware"}
-    | {"layers", "parts", "operators", "training_mlp", "hooks", "devices", "compiling", "norms"},
+    | {"layers", "parts", "operators", "training_mlp", "training_conv_mlp"}
+    | {"linear", "norms", "hooks", "devices", "compiling"},
     {
         "backbone",
         "measure",
