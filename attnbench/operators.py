@@ -46,7 +46,7 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, mlp: Mlp) -> Tensor:
     """Add ``mlp(norm(x))`` to ``x`` (B, ..., C), and return the sum; call only where they fit. ``x`` is lost."""
     first, second = (mlp.fc1.weight, mlp.fc1.bias), (mlp.fc2.weight, mlp.fc2.bias)
     mixing = (mlp.dwconv.weight, mlp.dwconv.bias) if isinstance(mlp, ConvMlp) else (None, None)
-    given = norm.weight, norm.bias, norm.eps, *first, *second, *mixing, isinstance(mlp, RectifiedConvMlp)
+    given = norm.weight, norm.bias, norm.eps, *first, *second, *mixing, isinstance(mlp, ConvMlp) and mlp.rectified
     x = x.contiguous()
     (_compiled if wanted(x) else _add)(x, *given)
     return x

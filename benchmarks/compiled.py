@@ -1,6 +1,7 @@
 """Every mechanism compiled beside itself in eager mode, interleaved: ``python benchmarks/compiled.py``.
 
-Nothing is timed unless the outputs agree. Models by mechanism are ``nano`` ones at 224 x 224.
+Compiled as ``attnbench run --compile`` does it. Nothing is timed unless the outputs agree. Models by mechanism are
+``nano`` ones at 224 x 224.
 """
 
 import argparse
