@@ -63,6 +63,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _by_onednn(x, weight, bias) if _is_observed_by_none() else F.linear(x, weight, bias)
 
 
+def would_be_by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Tell a ledger whether, unobserved, a product of (N, C) and (C, C') in its graph would be made by oneDNN."""
+    if not SERVES_BETTER or torch.is_grad_enabled() or x.dtype != torch.float32:
+        return False
+    return x.numel() * weight.shape[1] >= LEAST
+
+
 def _suit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Tell whether these are numbers that oneDNN multiplies as PyTorch does, and enough of them."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not on_cpu(x) or x.numel() * len(weight) < LEAST:

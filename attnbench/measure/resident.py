@@ -18,6 +18,7 @@ from torch import Tensor, UntypedStorage
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
+from attnbench import linear
 from attnbench.measure.heap import WORD, Chunk, Heap
 from attnbench.measure.memory import TensorLedger, is_composite
 from attnbench.measure.pass_ledger import quick_view
@@ -35,6 +36,9 @@ PACKED_ROWS = 128
 PACKING, PACKING_PER_COLUMN = 160 * 2**10, 512  # B
 # Pages of code: what the first products, convolutions and activations bring in, and what each further operator does.
 CODE, CODE_PER_OPERATOR = 45 * 2**18, 192 * 2**10  # B
+# What oneDNN keeps of each size of a product: code that it writes for it, and weights in another order. Read off ten
+# processes each way.
+CODE_PER_SIZE = 512 * 2**10  # B
 
 aten = torch.ops.aten
 PRODUCTS = frozenset({aten.addmm.default, aten.mm.default})
@@ -50,11 +54,12 @@ class ResidentLedger(TensorLedger):
         self._chunks: dict[int, list[Chunk]] = {}  # id of a live storage -> its data and its objects
         self._operators: set[str] = set()
         self._widest, self._packed = 0, 0  # columns of a product, and bytes that a thread packs it into
+        self._by_onednn: set[tuple[int, ...]] = set()  # sizes of products
 
     @property
     def peak_resident(self) -> int:
         """Return by how many bytes the resident set grows while the context lasts, in a process that runs it first."""
-        code = CODE + len(self._operators) * CODE_PER_OPERATOR
+        code = CODE + len(self._operators) * CODE_PER_OPERATOR + len(self._by_onednn) * CODE_PER_SIZE
         return self._heap.peak + self._threads * self._packed + code
 
     def __torch_dispatch__(
@@ -82,7 +87,7 @@ class ResidentLedger(TensorLedger):
         if size:
             self._heap.release(self._heap.allocate(size))
         if func in PRODUCTS:
-            self._pack(args[-2].shape[0], args[-1].shape[1])
+            self._multiply(args[-2], args[-1])
         self._record(args)
         return out
 
@@ -92,9 +97,12 @@ class ResidentLedger(TensorLedger):
             for size in NODE:
                 self._heap.allocate(size, WORD)
 
-    def _pack(self, rows: int, columns: int) -> None:
-        """Let every thread have buffers for a product of more columns than any before."""
-        if rows >= PACKED_ROWS and columns > self._widest:
+    def _multiply(self, x: Tensor, weight: Tensor) -> None:
+        """Let every thread have buffers for a product of more columns than any before, or code be written for it."""
+        rows, columns = x.shape[0], weight.shape[1]
+        if linear.would_be_by_onednn(x, weight):
+            self._by_onednn.add((rows, *weight.shape))
+        elif rows >= PACKED_ROWS and columns > self._widest:
             self._widest = columns
             self._packed += PACKING + PACKING_PER_COLUMN * columns
 
