@@ -55,6 +55,7 @@ class ResidentLedger(TensorLedger):
         self._operators: set[str] = set()
         self._widest, self._packed = 0, 0  # columns of a product, and bytes that a thread packs it into
         self._by_onednn: set[tuple[int, ...]] = set()  # sizes of products
+        self._recorded = False  # whether any operator is in a graph: then the step is one of training, to its end
 
     @property
     def peak_resident(self) -> int:
@@ -94,13 +95,14 @@ class ResidentLedger(TensorLedger):
     def _record(self, args: Sequence[Any]) -> None:
         """Allocate the objects of an operator in the graph, if it is in one, until the step ends, as this heap does."""
         if _is_recorded(args):
+            self._recorded = True
             for size in NODE:
                 self._heap.allocate(size, WORD)
 
     def _multiply(self, x: Tensor, weight: Tensor) -> None:
         """Let every thread have buffers for a product of more columns than any before, or code be written for it."""
         rows, columns = x.shape[0], weight.shape[1]
-        if linear.would_be_by_onednn(x, weight):
+        if not self._recorded and linear.would_be_by_onednn(x, weight):
             self._by_onednn.add((rows, *weight.shape))
         elif rows >= PACKED_ROWS and columns > self._widest:
             self._widest = columns
