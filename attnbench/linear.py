@@ -1,7 +1,7 @@
 """Linear layers in inference, by the faster one of the two libraries that PyTorch brings for a CPU.
 
-PyTorch multiplies float32 by MKL, which keeps its AVX-512 code to processors of its maker; oneDNN asks the processor
-what it can. On an AMD EPYC with AVX-512 the layers of Swin-T take 0.65 to 0.95 of the time so; with AVX2, no less.
+PyTorch multiplies float32 by MKL, which leaves speed unused on AMD processors with AVX-512: on an EPYC the layers of
+Swin-T took 0.67 to 0.94 of the time by oneDNN. With both held to AVX2 there, a whole Focal-T gained nothing.
 """
 
 import platform
@@ -20,7 +20,7 @@ LEAST = 2**23  # MACs, below which oneDNN's preparations take longer than is gai
 
 
 def _serves_better() -> bool:
-    """Tell whether the processor has AVX-512, and MKL does not use it."""
+    """Tell whether the processor is one of AMD with AVX-512, and PyTorch multiplies by MKL."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return False
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -64,7 +64,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def would_be_by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Tell a ledger whether, unobserved, a product of (N, C) and (C, C') in its graph would be made by oneDNN."""
+    """Tell a ledger whether, unobserved, a product of (N, C) and (C, C') would be oneDNN's, if a layer's it is."""
     if not SERVES_BETTER or torch.is_grad_enabled() or x.dtype != torch.float32:
         return False
     return x.numel() * weight.shape[1] >= LEAST

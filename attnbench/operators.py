@@ -17,13 +17,12 @@ from attnbench.layers import ConvMlp, Mlp, RectifiedConvMlp
 from attnbench.linear import is_linear, linear
 from attnbench.norms import LayerNorm
 from attnbench.parts import parts
-from attnbench.training_conv_mlp import is_depthwise
+from attnbench.training_conv_mlp import GROUP, is_depthwise, mixed
 
 TOKENS = 2048  # of a part of a map, at most: fewer read the weights too often, more leave the cache
 # Numbers at once within a ConvMlp, which takes whole images and some of their channels: of more, what a turn frees goes
 # back to the system, and the next one fetches it page by page.
 INSIDE = 2**19
-GROUP = 64  # channels: of fewer at once, products and convolution take up to twice as long
 
 
 def fits(x: Tensor, norm: nn.Module, mlp: nn.Module) -> bool:
@@ -72,10 +71,9 @@ def _add_convolved(x: Tensor, *given: Any) -> None:
         normed = F.layer_norm(part, scale.shape, scale, shift, eps)
         part += b2
         for group in parts(len(w1), INSIDE // max(1, normed[..., 0].numel()), GROUP):
-            inside = linear(normed, w1[group], b1[group])
-            inside = (F.relu(inside) if rectified else inside).permute(0, 3, 1, 2)
-            mixed = F.conv2d(inside, mixing[group], mixing_bias[group], padding=1, groups=inside.shape[1])
-            hidden = F.gelu(mixed.permute(0, 2, 3, 1)).flatten(0, 2)
+            inside = linear(normed, w1[group], b1[group]).permute(0, 3, 1, 2)
+            inside = mixed(inside, mixing[group], mixing_bias[group], rectified)
+            hidden = F.gelu(inside.permute(0, 2, 3, 1)).flatten(0, 2)
             part.view(-1, part.shape[-1]).addmm_(hidden, w2[:, group].T)
 
 

@@ -62,15 +62,15 @@ def _transform(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
         tokens = x[images].flatten(0, 2)
         before = inside[kept].view(len(tokens), -1)
         torch.addmm(b1[group], tokens, w1[group].T, out=before)
-        mixed = _mixed(_as_map(before, x), mixing[group], mixing_bias[group], rectified)
-        out[images].view(len(tokens), -1).addmm_(_as_tokens(F.gelu(mixed)), w2[:, group].T)
+        after = mixed(_as_map(before, x), mixing[group], mixing_bias[group], rectified)
+        out[images].view(len(tokens), -1).addmm_(_as_tokens(F.gelu(after)), w2[:, group].T)
 
     for piece in _pieces(x, len(w1)):
         take(*piece)
     return out, inside
 
 
-def _mixed(before: Tensor, mixing: Tensor, bias: Tensor, rectified: bool) -> Tensor:
+def mixed(before: Tensor, mixing: Tensor, bias: Tensor, rectified: bool) -> Tensor:
     """Return what the convolution makes of (n, channels, H, W)."""
     return F.conv2d(F.relu(before) if rectified else before, mixing, bias, padding=1, groups=len(mixing))
 
@@ -109,8 +109,8 @@ class _Transform(torch.autograd.Function):
 
 def _plain(rectified: bool) -> Any:
     def call(x: Tensor, w1: Tensor, b1: Tensor, mixing: Tensor, mixing_bias: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-        mixed = _mixed(F.linear(x, w1, b1).permute(0, 3, 1, 2), mixing, mixing_bias, rectified)
-        return F.linear(F.gelu(mixed.permute(0, 2, 3, 1)), w2, b2)
+        after = mixed(F.linear(x, w1, b1).permute(0, 3, 1, 2), mixing, mixing_bias, rectified)
+        return F.linear(F.gelu(after.permute(0, 2, 3, 1)), w2, b2)
 
     return call
 
@@ -134,21 +134,21 @@ class _Gradients:
         w1, _, mixing, mixing_bias, w2, _ = self.parameters
         outer = self.grad[images].flatten(0, 2)
         before = _as_map(self.inside[kept].view(len(outer), -1), self.x)
-        mixed = _mixed(before, mixing[group], mixing_bias[group], self.rectified)
+        after = mixed(before, mixing[group], mixing_bias[group], self.rectified)
         if self.learning[5]:
-            self.found[5][:, group].addmm_(outer.T, _as_tokens(F.gelu(mixed)))
+            self.found[5][:, group].addmm_(outer.T, _as_tokens(F.gelu(after)))
         if not any(self.learning[:5]):
             return  # nothing before the second layer learns
-        to_mixed = torch.ops.aten.gelu_backward(_as_map(outer @ w2[:, group], self.x), mixed)
+        to_mixed = torch.ops.aten.gelu_backward(_as_map(outer @ w2[:, group], self.x), after)
         self._add_first(images, group, _as_tokens(self._add_mixing(group, to_mixed, before)), w1[group])
 
     def _add_mixing(self, group: slice, to_mixed: Tensor, before: Tensor) -> Tensor:
-        """Add the convolution's gradients, and return what is before it."""
+        """Add the convolution's gradients, and return that of what is before it."""
         mixing, channels = self.parameters[2][group], group.stop - group.start
         wanted = [any(self.learning[:3]), self.learning[3], self.learning[4]]
-        mixed = F.relu(before) if self.rectified else before
+        taken = F.relu(before) if self.rectified else before
         form = [channels], [1, 1], [1, 1], [1, 1], False, [0, 0], channels
-        found = torch.ops.aten.convolution_backward(to_mixed, mixed, mixing, *form, wanted)
+        found = torch.ops.aten.convolution_backward(to_mixed, taken, mixing, *form, wanted)
         for total, part in zip(self.found[3:5], found[1:], strict=True):
             if part is not None:
                 total[group] += part

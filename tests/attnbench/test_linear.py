@@ -200,7 +200,7 @@ def test_models_put_out_what_they_do_in_float64(name: str) -> None:
     model, images = build_model(name, resolution=(70, 94), num_classes=3).eval(), torch.randn(2, 3, 70, 94)
     with torch.inference_mode():
         assert ONEDNN in operators(lambda: model(images))
-        torch.testing.assert_close(model(images).double(), in_float64(model, images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model(images).double(), in_float64(model, images), rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_inference_takes_onednn_too() -> None:

@@ -148,9 +148,11 @@ def changed(mlp: ConvMlp, **settings: Any) -> ConvMlp:
     ids=str,
 )
 def test_another_convolution_is_autograds(mlp: ConvMlp, settings: dict[str, Any]) -> None:
-    out = changed(mlp, **settings)(maps(2, 4, 4))
+    x = maps(2, 4, 4)
+    out, inside = changed(mlp, **settings)(x), mlp.fc1(x)
     assert not is_ours(out)
-    assert out.shape == (2, 4, 4, DIM)
+    mixed = mlp.dwconv((inside.relu() if type(mlp) is RectifiedConvMlp else inside).permute(0, 3, 1, 2))
+    same(out, mlp.fc2(F.gelu(mixed.permute(0, 2, 3, 1))))
 
 
 def test_who_watches_the_convolution_sees_every_channel_at_once(mlp: ConvMlp) -> None:
