@@ -18,7 +18,9 @@ class PatchEmbedding(nn.Module):
     def __init__(self, channels: int, dim: int, kernel: int, stride: int, padding: int, pre_norm: bool = False) -> None:
         super().__init__()
         self.pre_norm = GroupNorm(1, channels) if pre_norm else nn.Identity()
-        self.proj = nn.Conv2d(channels, dim, kernel, stride=stride, padding=padding)
+        # Weights that are channels-last make a map that is, of images that are not: the norm need not turn it.
+        convolution = nn.Conv2d(channels, dim, kernel, stride=stride, padding=padding)
+        self.proj = convolution.to(memory_format=torch.channels_last)
         self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,37 +1,13 @@
-"""Linear layers in inference, by the faster one of the two libraries that PyTorch brings for a CPU.
+"""Linear layers, by the library that multiplies fastest here; see :mod:`attnbench.products`."""
 
-PyTorch multiplies float32 by MKL, which leaves speed unused on AMD processors with AVX-512: on an EPYC the layers of
-Swin-T took 0.67 to 0.94 of the time by oneDNN. With both held to AVX2 there, a whole Focal-T gained nothing.
-"""
-
-import platform
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from attnbench import products
 from attnbench.compiling import wanted
-from attnbench.devices import on_cpu
-
-PLAIN = (Tensor, nn.Parameter)  # and no subclass, which might store something else
-LEAST = 2**23  # MACs, below which oneDNN's preparations take longer than is gained
-
-
-def _serves_better() -> bool:
-    """Tell whether the processor is one of AMD with AVX-512, and PyTorch multiplies by MKL."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
-        return False
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "AuthenticAMD" in platform.processor()
-
-
-SERVES_BETTER = _serves_better()
 
 
 class Linear(nn.Linear):
@@ -55,55 +31,105 @@ def adopt(module: nn.Module) -> None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Map (..., C) to (..., C'), with weights (C', C) and a bias (C')."""
-    if not SERVES_BETTER or not _suit(x, weight, bias):
+    if not _suit(x, weight, bias):
         return F.linear(x, weight, bias)
     if torch.compiler.is_compiling():
         compiled: Tensor = _compiled(x, weight, bias)
         return compiled
-    return _by_onednn(x, weight, bias) if _is_observed_by_none() else F.linear(x, weight, bias)
-
-
-def would_be_by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Tell a ledger whether, unobserved, a product of (N, C) and (C, C') would be oneDNN's, if a layer's it is."""
-    if not SERVES_BETTER or torch.is_grad_enabled() or x.dtype != torch.float32:
-        return False
-    return x.numel() * weight.shape[1] >= LEAST
+    if torch.is_grad_enabled() and not products.are_observed():
+        learning: Tensor = _Learning.apply(x, weight, bias)
+        return learning
+    return _multiply(x, weight, bias)
 
 
 def _suit(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Tell whether these are numbers that oneDNN multiplies as PyTorch does, and enough of them."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not on_cpu(x) or x.numel() * len(weight) < LEAST:
+    """Tell whether oneDNN is to do what PyTorch's operator would."""
+    given = (x, weight) if bias is None else (x, weight, bias)
+    if not products.suit(x.numel() * len(weight), *given) or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.compiler.is_compiling() and not wanted(x):
-        return False
-    for given in (x, weight) if bias is None else (x, weight, bias):
-        if given.dtype != torch.float32 or given.device.type != "cpu" or type(given) not in PLAIN:
-            return False
-    if not weight.is_contiguous():  # for a part of wider rows oneDNN takes two hundred times as long
+    if (torch.compiler.is_compiling() and not wanted(x)) or not weight.is_contiguous():
         return False
     return x.shape[-1:] == weight.shape[1:] and (bias is None or bias.shape == weight.shape[:1])
 
 
-def _is_observed_by_none() -> bool:
-    """Tell whether numbers are all that is asked for: who watches operators, or transforms them, knows PyTorch's."""
-    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active() or torch._C._is_tracing():
-        return False
-    return forward_ad._current_level < 0 and bool(torch.backends.mkldnn.enabled)
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias) if products.are_observed() else products.by_onednn(x, weight, bias)
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return out
+class _Learning(torch.autograd.Function):
+    """Keeps the input for a weight that learns, and the weight for an input that does, as PyTorch's layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return (..., C')."""
+        _keep(ctx, (x, weight), None)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what was given, with a graph of their own where they are to have gradients too."""
+        x, weight = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return _learnt(ctx, grad, _gradients(grad, x, weight))
+        outer = _as_rows(grad)
+        to_x = [] if weight is None else [grad @ weight]
+        to_weight = [] if x is None else [outer.T @ _as_rows(x)]
+        return _learnt(ctx, grad, [*to_x, *to_weight])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor | None) -> None:  # noqa: ARG001  # torch passes it by name
+    x, weight = inputs[:2]
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+
+
+def _gradients(grad: Tensor, x: Tensor | None, weight: Tensor | None) -> list[Tensor]:
+    """Return the gradient of the input if there is a weight, and that of the weight if there is an input."""
+    outer = _as_rows(grad)
+    to_x = [] if weight is None else [products.to_input(outer, weight).view(*grad.shape[:-1], weight.shape[1])]
+    to_weight = [] if x is None else [products.to_weight(outer, _as_rows(x))]
+    return [*to_x, *to_weight]
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _learnt(ctx: Any, grad: Tensor, found: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return the gradients of input, weight and bias, None of what does not learn."""
+    gradients = iter(found)
+    learns = ctx.needs_input_grad
+    to_x, to_weight = (next(gradients) if learning else None for learning in learns[:2])
+    return to_x, to_weight, _as_rows(grad).sum(0) if learns[2] else None
 
 
 _compiled = torch.library.custom_op(
     "attnbench::linear",
-    linear,
+    _multiply,
     mutates_args=(),
     schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+)
+_compiled_backward = torch.library.custom_op(
+    "attnbench::linear_backward",
+    _gradients,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor? x, Tensor? weight) -> Tensor[]",
 )
 
 
 @_compiled.register_fake
 def _(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+@_compiled_backward.register_fake
+def _(grad: Tensor, x: Tensor | None, weight: Tensor | None) -> list[Tensor]:
+    to_x = [] if weight is None else [grad.new_empty(*grad.shape[:-1], weight.shape[1])]
+    to_weight = [] if x is None else [grad.new_empty(grad.shape[-1], x.shape[-1])]
+    return [*to_x, *to_weight]
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _learnt(ctx, grad, _compiled_backward(grad, *ctx.saved_tensors))
+
+
+_compiled.register_autograd(_differentiate, setup_context=_keep)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnbench import products
 from attnbench.compiling import is_exporting, wanted
 from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
@@ -74,7 +75,7 @@ def _add_convolved(x: Tensor, *given: Any) -> None:
             inside = linear(normed, w1[group], b1[group]).permute(0, 3, 1, 2)
             inside = mixed(inside, mixing[group], mixing_bias[group], rectified)
             hidden = F.gelu(inside.permute(0, 2, 3, 1)).flatten(0, 2)
-            part.view(-1, part.shape[-1]).addmm_(hidden, w2[:, group].T)
+            products.add_output(hidden, w2[:, group], part.view(-1, part.shape[-1]))
 
 
 _MLP = "Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? mixing, Tensor? mixing_bias, bool rectified"

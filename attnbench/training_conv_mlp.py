@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnbench import training_mlp
+from attnbench import products, training_mlp
 from attnbench.compiling import wanted
 from attnbench.parts import parts
 
@@ -61,9 +61,9 @@ def _transform(x: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     def take(images: slice, group: slice, kept: slice) -> None:
         tokens = x[images].flatten(0, 2)
         before = inside[kept].view(len(tokens), -1)
-        torch.addmm(b1[group], tokens, w1[group].T, out=before)
+        products.to_output(tokens, w1[group], b1[group], before)
         after = mixed(_as_map(before, x), mixing[group], mixing_bias[group], rectified)
-        out[images].view(len(tokens), -1).addmm_(_as_tokens(F.gelu(after)), w2[:, group].T)
+        products.add_output(_as_tokens(F.gelu(after)), w2[:, group], out[images].view(len(tokens), -1))
 
     for piece in _pieces(x, len(w1)):
         take(*piece)
@@ -136,10 +136,10 @@ class _Gradients:
         before = _as_map(self.inside[kept].view(len(outer), -1), self.x)
         after = mixed(before, mixing[group], mixing_bias[group], self.rectified)
         if self.learning[5]:
-            self.found[5][:, group].addmm_(outer.T, _as_tokens(F.gelu(after)))
+            products.to_weight(outer, _as_tokens(F.gelu(after)), self.found[5][:, group])
         if not any(self.learning[:5]):
             return  # nothing before the second layer learns
-        to_mixed = torch.ops.aten.gelu_backward(_as_map(outer @ w2[:, group], self.x), after)
+        to_mixed = torch.ops.aten.gelu_backward(_as_map(products.to_input(outer, w2[:, group]), self.x), after)
         self._add_first(images, group, _as_tokens(self._add_mixing(group, to_mixed, before)), w1[group])
 
     def _add_mixing(self, group: slice, to_mixed: Tensor, before: Tensor) -> Tensor:
@@ -159,11 +159,11 @@ class _Gradients:
 
     def _add_first(self, images: slice, group: slice, inner: Tensor, w1: Tensor) -> None:
         if self.learning[1]:
-            self.found[1][group].addmm_(inner.T, self.x[images].flatten(0, 2))
+            products.to_weight(inner, self.x[images].flatten(0, 2), self.found[1][group])
         if self.learning[2]:
             self.found[2][group] += inner.sum(0)
         if self.learning[0]:
-            self.found[0][images].view(len(inner), -1).addmm_(inner, w1)
+            self.found[0][images].view(len(inner), -1).add_(products.to_input(inner, w1))
 
 
 _PARAMETERS = "Tensor w1, Tensor b1, Tensor mixing, Tensor mixing_bias, Tensor w2, Tensor b2, bool rectified"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from attnbench import products
 from attnbench.compiling import wanted
 from attnbench.devices import on_cpu
 from attnbench.hooks import are_watched
@@ -55,8 +56,8 @@ def _transform(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tup
     tokens = x.reshape(-1, x.shape[-1])
     inside, out = tokens.new_empty(len(tokens), len(w1)), tokens.new_empty(len(tokens), len(w2))
     for some in parts(len(tokens), TOKENS):
-        torch.addmm(b1, tokens[some], w1.T, out=inside[some])
-        torch.addmm(b2, F.gelu(inside[some]), w2.T, out=out[some])
+        products.to_output(tokens[some], w1, b1, inside[some])
+        products.to_output(F.gelu(inside[some]), w2, b2, out[some])
     return out.view(*x.shape[:-1], -1), inside
 
 
@@ -89,16 +90,16 @@ def _in_parts(grad: Tensor, given: list[Tensor], inside: Tensor, wanted: tuple[b
     for some in parts(len(inside), TOKENS):
         here, before = room[: some.stop - some.start], inside[some]
         if wanted[3]:
-            to_w2.addmm_(outer[some].T, torch.ops.aten.gelu.out(before, out=here))
+            products.to_weight(outer[some], torch.ops.aten.gelu.out(before, out=here), to_w2)
         if not any(wanted[:3]):
             continue  # nothing before the second layer learns
-        torch.mm(outer[some], w2, out=here)
+        products.to_input(outer[some], w2, here)
         torch.ops.aten.gelu_backward.grad_input(here, before, grad_input=here)
         if wanted[1]:
-            to_w1.addmm_(here.T, tokens[some])
+            products.to_weight(here, tokens[some], to_w1)
         to_b1 += here.sum(0)
         if wanted[0]:
-            torch.mm(here, w1, out=to_tokens[some])
+            products.to_input(here, w1, to_tokens[some])
     return to_tokens.view(x.shape), to_w1, to_b1, to_w2, outer.sum(0)
 
 

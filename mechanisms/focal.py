@@ -13,11 +13,11 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.linear import linear
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
@@ -105,7 +105,7 @@ class FocalAttention(nn.Module):
         qkv = pad_to_windows(self.qkv(x), self.window)
         bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
         # Pooled tokens ask nothing: no q.
-        pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
+        pooled = [linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         hidden = self.border.hidden(height, width, x.device)
         scores = self.kept_bias.get(self._bias, self._tables())
         out = attend_regions(qkv, pooled, self.layout, scores, hidden)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.linear import linear
 from attnbench.registry import mechanism
 
 from ._kept import Kept
@@ -167,7 +168,7 @@ class NearestFocalAttention(nn.Module):
         (q,) = split_heads_by_window(qkv[..., :dim], self.window, parts=1, heads=self.heads)
         # Pooled tokens ask nothing: no q.
         bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
-        pooled = [F.linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
+        pooled = [linear(pool(x), self.qkv.weight[dim:], bias) for pool in self.pool_layers]
         k, v = self._gather([qkv[..., dim:], *pooled], height, width)
         # Windows join the heads, so that one bias serves every image of the batch; heads first, as the gather has them.
         out = F.scaled_dot_product_attention(q.transpose(1, 2).flatten(1, 2), k, v, attn_mask=self._bias(height, width))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.linear import linear
 from attnbench.norms import LayerNorm
 from attnbench.registry import mechanism
 
@@ -127,5 +128,5 @@ class SpatialReductionAttention(nn.Module):
         laid = self.border.enter(x, self.sr_ratio)[:, : height * self.sr_ratio, : width * self.sr_ratio]
         patches = laid.unflatten(2, (width, -1)).unflatten(1, (height, -1)).transpose(2, 3)  # (B, h, w, R, R, C)
         weight = self.sr.weight.permute(0, 2, 3, 1).flatten(1)  # (C, R² C)
-        tokens: Tensor = self.norm(F.linear(patches.flatten(3), weight, self.sr.bias).flatten(1, 2))
+        tokens: Tensor = self.norm(linear(patches.flatten(3), weight, self.sr.bias).flatten(1, 2))
         return tokens if prefix is None else torch.cat([prefix, tokens], dim=1)

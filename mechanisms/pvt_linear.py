@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.linear import linear
 from attnbench.norms import LayerNorm
 from attnbench.registry import mechanism
 
@@ -51,7 +52,7 @@ class LinearReductionAttention(nn.Module):
         q = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, P + N, D)
         cells = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.side).permute(0, 2, 3, 1).flatten(1, 2)
         # The convolution as the product that it is: around one, the compiler gives maps (B, H, W, C) another order.
-        pooled = F.gelu(self.norm(F.linear(cells, self.sr.weight.flatten(1), self.sr.bias)))  # (B, side², C)
+        pooled = F.gelu(self.norm(linear(cells, self.sr.weight.flatten(1), self.sr.bias)))  # (B, side², C)
         keys = pooled if prefix is None else torch.cat([prefix, pooled], dim=1)
         k, v = (part.transpose(1, 2) for part in self.kv(keys).unflatten(-1, (2, self.heads, -1)).unbind(2))
         out = F.scaled_dot_product_attention(q, k, v)

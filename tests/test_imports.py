@@ -15,7 +15,7 @@ LAYERS = [
     | {"recipe", "recipes", "data_report"},
     {"declarations", "registry", "architecture", "store", "environment", "hardware"}
     | {"layers", "parts", "operators", "training_mlp", "training_conv_mlp"}
-    | {"linear", "norms", "hooks", "devices", "compiling"},
+    | {"linear", "products", "norms", "hooks", "devices", "compiling"},
     {
         "backbone",
         "measure",

@@ -18,7 +18,7 @@ from torch import Tensor, UntypedStorage
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
-from attnbench import linear
+from attnbench import products
 from attnbench.measure.heap import WORD, Chunk, Heap
 from attnbench.measure.memory import TensorLedger, is_composite
 from attnbench.measure.pass_ledger import quick_view
@@ -102,7 +102,7 @@ class ResidentLedger(TensorLedger):
     def _multiply(self, x: Tensor, weight: Tensor) -> None:
         """Let every thread have buffers for a product of more columns than any before, or code be written for it."""
         rows, columns = x.shape[0], weight.shape[1]
-        if not self._recorded and linear.would_be_by_onednn(x, weight):
+        if not self._recorded and products.would_be_by_onednn(x, weight):
             self._by_onednn.add((rows, *weight.shape))
         elif rows >= PACKED_ROWS and columns > self._widest:
             self._widest = columns

@@ -21,14 +21,22 @@ class Call:
     threads: int
 
 
-def _blocked_convolution(call: Call) -> int:
-    """Return the bytes of the output in oneDNN's blocked layout, from which a plain one is written."""
-    return 0 if call.out.is_contiguous(memory_format=torch.channels_last) else _bytes(call.out)
+def _convolution(call: Call) -> int:
+    """Return the bytes of the input turned to channels last; else of oneDNN's blocks, from which maps are written."""
+    return _turned(call.args[0]) if _is_channels_last(call.out) else _bytes(call.out)
 
 
-def _blocked_gradient(call: Call) -> int:
-    """Return the bytes of the output's gradient, laid out as the output was and then in oneDNN's blocks."""
-    return 0 if call.args[0].is_contiguous(memory_format=torch.channels_last) else 2 * _bytes(call.args[0])
+def _convolution_backward(call: Call) -> int:
+    """Return the bytes of the input turned; else of the output's gradient as the output was, and in oneDNN's blocks."""
+    return _turned(call.args[1]) if _is_channels_last(call.args[0]) else 2 * _bytes(call.args[0])
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _turned(x: Tensor) -> int:
+    return 0 if _is_channels_last(x) else _bytes(x)
 
 
 def _contiguous_input(call: Call) -> int:
@@ -62,8 +70,8 @@ def _flash_backward(call: Call) -> int:
 # What an operator allocates within itself and frees: call to bytes. Read off the allocations of each operator, and off
 # ATen's sources: native/cpu/FlashAttentionKernel.cpp, native/TensorTransformations.cpp.
 WORKSPACES: Mapping[Any, Callable[[Call], int]] = {
-    aten.convolution.default: _blocked_convolution,
-    aten.convolution_backward.default: _blocked_gradient,
+    aten.convolution.default: _convolution,
+    aten.convolution_backward.default: _convolution_backward,
     aten.native_layer_norm.default: _contiguous_input,
     aten.native_layer_norm_backward.default: _contiguous_input,
     aten._safe_softmax.default: _empty_rows,

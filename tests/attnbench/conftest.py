@@ -1,6 +1,6 @@
 """What several tests of the core need: weights as the authors write them, and the records of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attnbench import products
 from attnbench.config import Timing
 from attnbench.published.catalogue import Kind
 from attnbench.published.keys import theirs
@@ -33,6 +34,17 @@ def as_published() -> AsPublished:
         return found
 
     return convert
+
+
+@pytest.fixture(scope="module")
+def onednn_everywhere() -> Iterator[None]:
+    """Take oneDNN on any processor, and for any number of products."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch is built without oneDNN")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "SERVES_BETTER", True)
+        patch.setattr(products, "LEAST", 0)
+        yield
 
 
 ROUNDS = tuple(number for number in range(8) for _ in range(2))

@@ -1,7 +1,8 @@
 """Linear layers by oneDNN: the same numbers, wherever PyTorch's own operator does nothing that oneDNN would not."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -14,23 +15,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnbench
-from attnbench import linear
-from attnbench.backbone import Backbone, build_model
+from attnbench import linear, products
+from attnbench.backbone import build_model
 from attnbench.devices import elsewhere
 from attnbench.layers import Mlp
 
 ONEDNN = "mkldnn::_linear_pointwise"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _everywhere() -> Iterator[None]:
-    """Take oneDNN on any processor, and for any number of products."""
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this PyTorch is built without oneDNN")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "SERVES_BETTER", True)
-        patch.setattr(linear, "LEAST", 0)
-        yield
+pytestmark = pytest.mark.usefixtures("onednn_everywhere")
 
 
 def layer(inputs: int = 6, outputs: int = 5, bias: bool = True) -> nn.Linear:
@@ -71,15 +64,94 @@ def test_outputs_are_those_of_float64(rows: list[int], inputs: int, outputs: int
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)  # sums of up to 40 products of float32
 
 
-def test_inference_takes_onednn_and_training_does_not() -> None:
+def test_inference_and_training_take_onednn() -> None:
     made, x = layer(), torch.randn(4, 6)
     with torch.inference_mode():
         assert ONEDNN in operators(lambda: made(x))
     with torch.no_grad():
         assert ONEDNN in operators(lambda: made(x))
-    assert ONEDNN not in operators(lambda: made(x))
+    assert ONEDNN in operators(lambda: made(x))
+    wide = layer(64, 48)
+    out = wide(torch.randn(9, 50, 64))
+    assert "aten::convolution_backward" in operators(out.sum().backward)
+
+
+# Of 450 tokens, as many as PyTorch gives oneDNN a convolution of.
+WIDE = (50, 48)
+SHAPES: dict[str, Callable[[], Tensor]] = {
+    "map": lambda: torch.randn(2, 15, 15, 50),
+    "tokens": lambda: torch.randn(450, 50),
+    "channels first": lambda: torch.randn(2, 50, 225).mT,
+    "one token, expanded": lambda: torch.randn(50).expand(450, -1),
+    "few": lambda: torch.randn(3, 50),
+    "none": lambda: torch.randn(0, 50),
+    "without batch": lambda: torch.randn(50),
+}
+
+
+def gradients(out: Tensor, sources: list[Tensor]) -> tuple[Tensor, ...]:
+    torch.manual_seed(1)
+    return torch.autograd.grad((out * torch.randn(out.shape).to(out.dtype)).sum(), sources)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_are_those_of_float64(shape: str, bias: bool) -> None:
+    made = layer(*WIDE, bias)
+    x = SHAPES[shape]().requires_grad_()
+    exact = copy.deepcopy(made).double()
+    x64 = x.detach().double().requires_grad_()
+    found = gradients(made(x), [x, *made.parameters()])
+    expected = gradients(exact(x64), [x64, *exact.parameters()])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=450 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("learning", list(product([False, True], repeat=3)))
+def test_what_does_not_learn_gets_no_gradient(learning: tuple[bool, ...]) -> None:
+    made = layer(*WIDE)
+    x = torch.randn(450, WIDE[0])
+    sources = [x, made.weight, made.bias]
+    for source, learns in zip(sources, learning, strict=True):
+        source.requires_grad_(learns)
+    out = made(x)
+    assert out.requires_grad == any(learning)
+    if not any(learning):
+        return
+    learners = [source for source in sources if source.requires_grad]
+    found, expected = gradients(out, learners), gradients(F.linear(*sources), learners)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=450 * torch.finfo(torch.float32).eps)
     made(x).sum().backward()
-    assert made.weight.grad is not None
+    assert [source.grad is not None for source in sources] == list(learning)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_have_gradients(bias: bool) -> None:
+    made, x = layer(*WIDE, bias), torch.randn(450, WIDE[0], requires_grad=True)
+    sources = [x, *made.parameters()]
+
+    def twice(out: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = torch.autograd.grad(out.square().sum(), sources, create_graph=True)
+        penalty: Tensor = sum(slope.square().mean() for slope in slopes)  # type: ignore[assignment]
+        return torch.autograd.grad(penalty, sources)
+
+    torch.testing.assert_close(twice(made(x)), twice(F.linear(x, made.weight, made.bias)), rtol=1e-4, atol=1e-4)
+
+
+def test_an_activation_that_is_computed_again_has_the_same_gradients() -> None:
+    made, x = layer(*WIDE), torch.randn(450, WIDE[0], requires_grad=True)
+    sources = [x, *made.parameters()]
+    again = torch.utils.checkpoint.checkpoint(made, x, use_reentrant=False)
+    torch.testing.assert_close(gradients(again, sources), gradients(made(x), sources), rtol=0, atol=0)
+
+
+def test_weights_that_changed_before_the_backward_pass_are_refused_as_by_pytorch() -> None:
+    made, x = layer(*WIDE), torch.randn(450, WIDE[0], requires_grad=True)
+    out = made(x)
+    with torch.no_grad():
+        made.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 def _quantised(x: Tensor) -> Tensor:
@@ -167,7 +239,7 @@ def test_what_does_not_fit_is_refused_as_by_pytorch(x: Tensor, weight: Tensor, b
 
 
 def test_small_products_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "LEAST", 4 * 6 * 5 + 1)
+    monkeypatch.setattr(products, "LEAST", 4 * 6 * 5 + 1)
     with torch.inference_mode():
         assert ONEDNN not in operators(lambda: layer()(torch.randn(4, 6)))
         assert ONEDNN in operators(lambda: layer()(torch.randn(5, 6)))
@@ -189,30 +261,65 @@ def test_a_model_adopts_its_own_layers_and_those_of_its_mechanism_alone() -> Non
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
 
 
-def in_float64(model: Backbone, images: Tensor) -> Tensor:
-    out: Tensor = copy.deepcopy(model).double()(images.double())
-    return out
-
-
 @pytest.mark.parametrize("name", sorted(attnbench.MECHANISMS))
-def test_models_put_out_what_they_do_in_float64(name: str) -> None:
+def test_models_put_out_what_they_do_in_float64_and_learn_the_same(name: str) -> None:
     torch.manual_seed(0)
     model, images = build_model(name, resolution=(70, 94), num_classes=3).eval(), torch.randn(2, 3, 70, 94)
+    exact = copy.deepcopy(model).double()
+    expected = exact(images.double())
     with torch.inference_mode():
         assert ONEDNN in operators(lambda: model(images))
-        torch.testing.assert_close(model(images).double(), in_float64(model, images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(images).double(), expected, rtol=1e-5, atol=1e-5)
+    expected.square().sum().backward()
+    assert "aten::convolution_backward" in operators(lambda: model(images).square().sum().backward())
+    for (which, one), other in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        scale = max(1.0, float(other.grad.abs().max()))
+        torch.testing.assert_close(one.grad.double() / scale, other.grad / scale, rtol=0, atol=1e-5, msg=which)
 
 
-def test_compiled_inference_takes_onednn_too() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_compiled_layers_take_onednn_too(bias: bool) -> None:
     torch.compiler.reset()
-    made, x = layer(), torch.randn(2, 4, 6)
+    made, x = layer(*WIDE, bias), torch.randn(2, 225, WIDE[0], requires_grad=True)
     compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
     with torch.inference_mode():
         assert ONEDNN in operators(lambda: compiled(x))
         torch.testing.assert_close(compiled(x), F.linear(x, made.weight, made.bias), rtol=1e-5, atol=1e-5)
+    sources = [x, *made.parameters()]
     out = compiled(x)
-    out.sum().backward()
-    assert made.weight.grad is not None
+    torch.testing.assert_close(gradients(out, sources), gradients(made(x), sources), rtol=0, atol=1e-5)
+    assert "aten::convolution_backward" in operators(compiled(x).sum().backward)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch reads it, not we
+def test_its_operators_are_what_the_compiler_takes_them_for() -> None:
+    x, weight, bias, grad = (torch.randn(shape) for shape in ((2, 225, 50), (48, 50), (48,), (2, 225, 48)))
+    for shift in (None, bias):
+        assert set(torch.library.opcheck(linear._compiled, (x, weight, shift)).values()) == {"SUCCESS"}
+        learning = x.clone().requires_grad_(), weight.clone().requires_grad_(), shift
+        assert set(torch.library.opcheck(linear._compiled, learning).values()) == {"SUCCESS"}
+    for kept in ((x, weight), (x, None), (None, weight)):
+        assert set(torch.library.opcheck(linear._compiled_backward, (grad, *kept)).values()) == {"SUCCESS"}
+
+
+def test_only_what_gradients_need_is_kept() -> None:
+    made, x = layer(*WIDE), torch.randn(450, WIDE[0])
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    for learns, sources in ((x, [made.weight]), (made.weight, [x])):  # an input's gradient is made with the weight
+        made.requires_grad_(False)
+        learns.requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            made(x)
+        assert [tensor is source for tensor, source in zip(kept, sources, strict=True)] == [True]
+        kept.clear()
+        x.requires_grad_(False)
 
 
 def test_an_exported_model_has_pytorchs_layers() -> None:
