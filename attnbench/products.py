@@ -78,7 +78,7 @@ def to_input(grad: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the gradient (n, C) of the input, given the output's (n, C'); it is in ``out``, if that is given."""
     if not _suit_convolution(len(grad) * weight.shape[1], grad, weight):
         return torch.mm(grad, weight, out=out)
-    unread = grad.new_empty(len(grad), weight.shape[1])  # an input, of which its shape is asked
+    unread = grad.new_empty(len(grad), weight.shape[1]) if out is None else out  # what has the shape of an input
     found = _of_convolution(_as_map(grad), _as_map(unread), weight, (True, False, False)).permute(0, 2, 3, 1)[0, 0]
     return found if out is None else out.copy_(found)
 
@@ -90,7 +90,7 @@ def to_weight(grad: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
     """
     if not _suit_convolution(x.numel(), grad, x):
         return torch.mm(grad.T, x) if total is None else total.addmm_(grad.T, x)
-    unread = grad.new_empty(grad.shape[1], x.shape[1])
+    unread = grad.new_empty(grad.shape[1], x.shape[1]) if total is None else total
     found = _of_convolution(_as_map(grad), _as_map(x), unread, (False, True, False)).flatten(1)
     return found if total is None else total.add_(found)
 

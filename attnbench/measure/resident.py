@@ -37,11 +37,12 @@ PACKING, PACKING_PER_COLUMN = 160 * 2**10, 512  # B
 # Pages of code: what the first products, convolutions and activations bring in, and what each further operator does.
 CODE, CODE_PER_OPERATOR = 45 * 2**18, 192 * 2**10  # B
 # What oneDNN keeps of each size of a product, code that it writes for it above all: fitted to five processes each of
-# pvt, identity and swin in inference, with it and without.
+# pvt, identity and swin in inference, with it and without; it holds in training.
 CODE_PER_SIZE = 512 * 2**10  # B
 
 aten = torch.ops.aten
-PRODUCTS = frozenset({aten.addmm.default, aten.mm.default})
+PRODUCTS = frozenset({aten.addmm.default, aten.mm.default, aten.addmm.out, aten.mm.out, aten.addmm_.default})
+WRITING = frozenset({aten.addmm.out, aten.mm.out, aten.addmm_.default})  # into what is there, oneDNN's from a new one
 
 
 class ResidentLedger(TensorLedger):
@@ -55,7 +56,6 @@ class ResidentLedger(TensorLedger):
         self._operators: set[str] = set()
         self._widest, self._packed = 0, 0  # columns of a product, and bytes that a thread packs it into
         self._by_onednn: set[tuple[int, ...]] = set()  # sizes of products
-        self._recorded = False  # whether any operator is in a graph: then the step is one of training, to its end
 
     @property
     def peak_resident(self) -> int:
@@ -88,22 +88,23 @@ class ResidentLedger(TensorLedger):
         if size:
             self._heap.release(self._heap.allocate(size))
         if func in PRODUCTS:
-            self._multiply(args[-2], args[-1])
+            self._multiply(args[-2], args[-1], out if func in WRITING else None)
         self._record(args)
         return out
 
     def _record(self, args: Sequence[Any]) -> None:
         """Allocate the objects of an operator in the graph, if it is in one, until the step ends, as this heap does."""
         if _is_recorded(args):
-            self._recorded = True
             for size in NODE:
                 self._heap.allocate(size, WORD)
 
-    def _multiply(self, x: Tensor, weight: Tensor) -> None:
+    def _multiply(self, x: Tensor, weight: Tensor, out: Tensor | None) -> None:
         """Let every thread have buffers for a product of more columns than any before, or code be written for it."""
         rows, columns = x.shape[0], weight.shape[1]
-        if not self._recorded and products.would_be_by_onednn(x, weight):
+        if products.would_be_by_onednn(x, weight):
             self._by_onednn.add((rows, *weight.shape))
+            if out is not None:
+                self._heap.release(self._heap.allocate(out.numel() * out.element_size()))
         elif rows >= PACKED_ROWS and columns > self._widest:
             self._widest = columns
             self._packed += PACKING + PACKING_PER_COLUMN * columns

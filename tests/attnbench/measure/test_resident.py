@@ -12,6 +12,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from attnbench import products
 from attnbench.backbone import build_model
 from attnbench.learning import Context
 from attnbench.measure.heap import LEAST_THRESHOLD, MOST_THRESHOLD, PAGE, WORD, Chunk, Heap
@@ -149,10 +150,16 @@ def test_the_resident_set_is_more_than_the_ledger_and_grows_with_the_map(trainin
     assert [ledger.peak_resident for ledger in ledgers] == sorted(ledger.peak_resident for ledger in ledgers)
 
 
-def test_training_takes_more_than_inference_and_two_threads_more_than_one() -> None:
-    assert predicted(256, training=True).peak_resident > predicted(256, training=False).peak_resident
-    # In training, where products are MKL's, which every thread packs for itself.
-    assert predicted(256, training=True, threads=2).peak_resident > predicted(256, training=True).peak_resident
+@pytest.mark.parametrize("onednn", [False, True])
+def test_training_takes_more_than_inference_and_of_mkls_threads_two_more_than_one(
+    onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "SERVES_BETTER", onednn)
+    for threads in (1, 2):
+        training = predicted(256, training=True, threads=threads).peak_resident
+        assert training > predicted(256, training=False, threads=threads).peak_resident
+    one, two = (predicted(256, training=True, threads=threads).peak_resident for threads in (1, 2))
+    assert (two > one) == (not onednn)  # every thread of MKL's packs operands for itself
 
 
 def test_real_tensors_are_predicted_as_fake_ones() -> None:
