@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from attnbench.devices import on_cpu
@@ -12,7 +14,18 @@ from attnbench.parts import part
 from ._spans import Box, Level, Span
 
 CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above, memory does
+HALVES = (torch.bfloat16, torch.float16)
+HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 FAR_CHUNK = 2**29  # of them on anything but a CPU, where only memory is to be bounded
+
+
+def held_in(q: Tensor) -> torch.dtype:
+    """Return the type of numbers that copies of queries, keys and values have, and scores.
+
+    On a CPU products in half precision are slow but for those with AMX, and scores in half precision are coarse: the
+    copy that gathers keys makes float32 of them.
+    """
+    return torch.float32 if q.dtype in HALVES and on_cpu(q) and not HAS_AMX else q.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +46,16 @@ class Layout:
         tiles = x.unflatten(-1, (self.heads, -1)).unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))
         return tiles.permute(5, 0, 1, 3, 2, 4, 6)
 
-    def levels(self, maps: list[Tensor], images: int) -> list[Level]:
-        """Take keys and values of every level (B, H, W, 2C), of so many ``images`` at once."""
+    def levels(self, maps: list[Tensor], images: int, dtype: torch.dtype | None = None) -> list[Level]:
+        """Take keys and values of every level (B, H, W, 2C), of so many ``images`` at once; see :class:`Level`."""
         windows = self._windows(maps[0])
         pairs = zip(maps, self.spans, strict=True)
-        return [Level.of(level, 2 * self.heads, span, windows, images) for level, span in pairs]
+        return [Level.of(level, 2 * self.heads, span, windows, images, dtype) for level, span in pairs]
 
     def at_once(self, q: Tensor) -> tuple[int, int, int]:
         """Return how many images of queries (B, H, W, C), and rows and columns of their windows, are a box at most."""
         down, across = self._windows(q)
-        most = (CHUNK if on_cpu(q) else FAR_CHUNK) // (self.keys * 2 * q.shape[3] * q.element_size())
+        most = (CHUNK if on_cpu(q) else FAR_CHUNK) // (self.keys * 2 * q.shape[3] * held_in(q).itemsize)
         return part(q.shape[0], most // (across * down)), part(down, most // across), part(across, most)
 
     def boxes(self, q: Tensor) -> Iterator[Box]:
@@ -94,9 +107,10 @@ class Room:
         """Make room for so many copies of queries and of scores."""
         self.layout, self.dim = layout, q.shape[3] // layout.heads
         windows, area = math.prod(layout.at_once(q)), layout.window**2
-        self.kv = q.new_empty(windows * 2 * layout.keys * q.shape[3])
-        self.queries = [q.new_empty(windows * area * q.shape[3]) for _ in range(queries)]
-        self.scores = [q.new_empty(windows * layout.heads * area * layout.keys) for _ in range(scores)]
+        take = partial(q.new_empty, dtype=held_in(q))
+        self.kv = take(windows * 2 * layout.keys * q.shape[3])
+        self.queries = [take(windows * area * q.shape[3]) for _ in range(queries)]
+        self.scores = [take(windows * layout.heads * area * layout.keys) for _ in range(scores)]
         self._places: dict[tuple[int, int, int], Place] = {}
 
     def place(self, images: int, box: Box) -> Place:

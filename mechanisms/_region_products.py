@@ -14,7 +14,7 @@ from torch import Tensor
 from attnbench.devices import on_cpu
 from attnbench.parts import parts
 
-from ._boxes import Layout, Place, Room
+from ._boxes import Layout, Place, Room, held_in
 from ._hidden import Hidden, Hiding
 from ._spans import Box
 
@@ -27,8 +27,9 @@ ALIGNED = 16  # keys from one row of a mask to the next, as CUDA's memory-effici
 
 def attend(qkv: Tensor, pooled: list[Tensor], layout: Layout, bias: Tensor, hidden: Hidden | None) -> Tensor:
     """Return (B, H, W, C); see :func:`._regions.attend_regions`. Autograd does not follow."""
-    bias = bias.detach()  # for a mask that learns torch takes the kernel that stores the scores, recording or not
     q, kv = _parted(qkv)
+    # For a mask that learns torch takes the kernel that stores the scores, recording or not.
+    bias = bias.detach().to(held_in(q))
     out = q.new_empty(q.shape)
     queries, target, most = layout.tokens(q), layout.tokens(out), layout.at_once(q)[0]
     written_out = _worth_writing_out(q, layout)
@@ -62,7 +63,7 @@ def _fused(place: Place, bias: Tensor, hiding: Hiding | None, box: Box) -> Tenso
 
 def _worth_writing_out(q: Tensor, layout: Layout) -> bool:
     """Tell whether products written out are faster than the fused kernel, and nobody chose a kernel."""
-    if not on_cpu(q) or q.dtype != torch.float32 or layout.window**2 > FEW_QUERIES * q.shape[3] // layout.heads:
+    if not on_cpu(q) or held_in(q) != torch.float32 or layout.window**2 > FEW_QUERIES * q.shape[3] // layout.heads:
         return False
     if not torch.backends.cuda.flash_sdp_enabled() or not torch.backends.cuda.math_sdp_enabled():  # CPUs obey them too
         return False
@@ -95,12 +96,13 @@ def differentiate(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the gradients of queries, keys and values, of the bias and of the pooled levels, given the output's."""
     q, kv = _parted(qkv)
+    learning, bias = bias.dtype, bias.to(held_in(q))
     to_qkv, to_pooled = torch.empty_like(qkv), [torch.empty_like(level) for level in pooled]
     to_q, to_kv = _parted(to_qkv)
     # Many windows add up to the bias's gradient.
     to_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32))
     queries, outer, to_queries, most = *(layout.tokens(x) for x in (q, grad, to_q)), layout.at_once(q)[0]
-    levels, sums = (layout.levels(maps, most) for maps in ([kv, *pooled], [to_kv, *to_pooled]))
+    levels, sums = layout.levels([kv, *pooled], most), layout.levels([to_kv, *to_pooled], most, bias.dtype)
     room, hiding = Room(q, layout, 2, 2), Hiding(hidden, bias) if hidden else None
     for images in parts(q.shape[0], most):
         regions = [level.regions(images) for level in levels]
@@ -119,7 +121,7 @@ def differentiate(
                 level.add(found, images, box)
         for level in sums:
             level.fold(images)
-    return to_qkv, to_bias.to(bias.dtype), to_pooled
+    return to_qkv, to_bias.to(learning), to_pooled
 
 
 def _differentiate(place: Place, to_bias: Tensor, bias: Tensor, hiding: Hiding | None, box: Box) -> None:

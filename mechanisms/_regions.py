@@ -30,7 +30,6 @@ def attend_regions(
     Returns:
         (B, H, W, C).
     """
-    bias = bias.to(qkv.dtype)
     if wanted(qkv):
         return _compiled(qkv, pooled, bias, *_told(layout, hidden))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (qkv, bias, *pooled)):

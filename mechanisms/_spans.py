@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Self
 
+import torch
 from torch import Tensor
 
 Box = tuple[slice, slice]  # rows and columns of windows
@@ -49,13 +50,24 @@ class Level:
     extended: Tensor | None  # (parts, images, H', W', D)
 
     @classmethod
-    def of(cls, level: Tensor, parts: int, span: Span, windows: tuple[int, int], images: int) -> Self:
-        """Take a map (B, H, W, parts * D) of ``windows`` (down, across), of which ``images`` are extended at once."""
+    def of(
+        cls,
+        level: Tensor,
+        parts: int,
+        span: Span,
+        windows: tuple[int, int],
+        images: int,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Take a map (B, H, W, parts * D) of ``windows`` (down, across), of which ``images`` are extended at once.
+
+        What is extended has a ``dtype`` of its own, if given, as sums want it.
+        """
         by_head = level.unflatten(-1, (parts, -1)).permute(3, 0, 1, 2, 4)
         sides = [span.reached(count) for count in windows]
         if not span.margin and sides == list(level.shape[1:3]):
             return cls(by_head, span, None)
-        extended = level.new_empty(parts, images, *sides, by_head.shape[-1])
+        extended = level.new_empty(parts, images, *sides, by_head.shape[-1], dtype=dtype)
         for axis, side in () if span.around else ((2, level.shape[1]), (3, level.shape[2])):
             inside = min(side, extended.shape[axis] - span.margin)  # written to for every image, and the rest never
             extended.narrow(axis, 0, span.margin).zero_()
