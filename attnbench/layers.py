@@ -8,6 +8,16 @@ from attnbench import training_conv_mlp, training_mlp
 from attnbench.norms import GroupNorm, LayerNorm
 
 
+class Convolution(nn.Conv2d):
+    """A convolution that puts out channels-last maps, of images in any order: what follows need not turn them."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        out: Tensor = super()._conv_forward(x, weight, bias)
+        return out
+
+
 class PatchEmbedding(nn.Module):
     """Embed patches by a strided convolution, then normalise them; patches that do not fit the map are left out.
 
@@ -18,9 +28,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, channels: int, dim: int, kernel: int, stride: int, padding: int, pre_norm: bool = False) -> None:
         super().__init__()
         self.pre_norm = GroupNorm(1, channels) if pre_norm else nn.Identity()
-        # Weights that are channels-last make a map that is, of images that are not: the norm need not turn it.
-        convolution = nn.Conv2d(channels, dim, kernel, stride=stride, padding=padding)
-        self.proj = convolution.to(memory_format=torch.channels_last)
+        self.proj = Convolution(channels, dim, kernel, stride=stride, padding=padding)
         self.norm = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:

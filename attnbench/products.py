@@ -1,8 +1,8 @@
 """The three products of a linear layer on a CPU: its output, and the gradients of its input and of its weight.
 
 PyTorch brings two libraries and multiplies float32 by MKL, which leaves speed unused on AMD processors with AVX-512: of
-two EPYCs, products took 0.67 to 0.94 of the time by oneDNN on one, and half on the other. PyTorch has no operator for
-gradients of a linear layer by oneDNN, but they are those of a 1 x 1 convolution.
+two EPYCs, products took 0.67 to 0.94 of the time by oneDNN on one, and about half on the other. PyTorch has no operator
+for gradients of a linear layer by oneDNN, but they are those of a 1 x 1 convolution.
 """
 
 import platform

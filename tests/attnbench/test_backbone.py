@@ -1,6 +1,7 @@
 """The backbone: its shapes at any size, and timm's Swin as the oracle of its arithmetic and its parameter counts."""
 
 import re
+from itertools import product
 from typing import Any, cast
 
 import pytest
@@ -8,10 +9,11 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import attnbench
 from attnbench.backbone import Backbone, Block
-from attnbench.layers import ConvMlp
+from attnbench.layers import ConvMlp, PatchEmbedding
 from attnbench.models import create_model
 from attnbench.norms import LayerNorm
 from attnbench.operators import add_mlp
@@ -203,3 +205,25 @@ def test_stochastic_depth_drops_the_mlp_of_whole_images() -> None:
     assert all(one != other for one, other in zip(kept, dropped, strict=True))
     assert any(kept)
     assert any(dropped)
+
+
+@pytest.mark.parametrize("size", list(product([(3, 4, 4, 0), (3, 7, 4, 3), (5, 2, 2, 0)], [(1, 8, 8), (2, 13, 9)])))
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_patch_embedding_puts_out_channels_last_maps_of_images_in_any_order(
+    size: tuple[tuple[int, int, int, int], tuple[int, int, int]], order: torch.memory_format
+) -> None:
+    (channels, kernel, stride, padding), (batch, height, width) = size
+    torch.manual_seed(0)
+    embedding = PatchEmbedding(channels, 6, kernel, stride, padding).double()
+    plain = nn.Conv2d(channels, 6, kernel, stride, padding).double()
+    plain.load_state_dict(embedding.proj.state_dict())
+    assert embedding.proj.weight.is_contiguous()  # as files of weights want it
+    images = torch.randn(batch, channels, height, width, dtype=torch.float64).contiguous(memory_format=order)
+    found, expected = embedding.proj(images), plain(images)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), list(layer.parameters()))
+        for out, layer in ((found, embedding.proj), (expected, plain))
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
