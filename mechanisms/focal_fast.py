@@ -25,6 +25,7 @@ from attnbench.registry import mechanism
 
 from ._kept import Kept
 from ._pooling import POOLS, CentredCells, PresentCells, WindowPool
+from ._selecting import select
 from ._windows import cached_constant, merge_windows, pad_to_windows, split_heads_by_window, windows_along
 
 FOCAL_FAST = Paper(
@@ -250,7 +251,7 @@ class NearestFocalAttention(nn.Module):
         windows = windows_along(height, self.window) * windows_along(width, self.window)
         parted = [level.flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4) for level in levels]
         sources = torch.cat(parted, dim=3)  # (2, B, heads, tokens and cells, D)
-        gathered = sources.flatten(0, 2).index_select(1, chosen.flatten())  # (2 * B * heads, windows * keys, D)
+        gathered = select(sources.flatten(0, 2), chosen.flatten())  # (2 * B * heads, windows * keys, D)
         k, v = gathered.unflatten(1, (windows, -1)).unflatten(0, sources.shape[:3]).flatten(2, 3).unbind(0)
         return k, v
 
