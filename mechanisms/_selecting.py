@@ -1,7 +1,7 @@
 """Tokens selected by number, which may be selected more than once.
 
 In training under torch.compile on a CPU it is an operator: gradients of what was selected are added up in the order of
-memory, which the compiler would do atomically, number by number, in six times the time.
+memory, which the compiler would do atomically, number by number, in five times the time.
 """
 
 from typing import Any
