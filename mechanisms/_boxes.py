@@ -14,16 +14,16 @@ from attnbench.parts import part
 from ._spans import Box, Level, Span
 
 CHUNK = 3 * 2**20  # bytes of gathered keys and values; below, calls take the time, and above, memory does
+FAR_CHUNK = 2**29  # of them on anything but a CPU, where only memory is to be bounded
 HALVES = (torch.bfloat16, torch.float16)
 HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-FAR_CHUNK = 2**29  # of them on anything but a CPU, where only memory is to be bounded
 
 
 def held_in(q: Tensor) -> torch.dtype:
     """Return the type of numbers that copies of queries, keys and values have, and scores.
 
-    On a CPU products in half precision are slow but for those with AMX, and scores in half precision are coarse: the
-    copy that gathers keys makes float32 of them.
+    Scores in half precision are coarse. On a CPU the fused kernel keeps them in float32, but on one without AMX it took
+    longer than products in float32 written out, so the copy that gathers keys makes float32 of them.
     """
     return torch.float32 if q.dtype in HALVES and on_cpu(q) and not HAS_AMX else q.dtype
 
