@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench import training_conv_mlp, training_mlp
+from attnbench.linear import Linear
 from attnbench.norms import GroupNorm, LayerNorm
 
 
@@ -52,7 +53,7 @@ class PatchMerging(nn.Module):
     def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
         self.norm = LayerNorm(4 * channels)
-        self.reduction = nn.Linear(4 * channels, dim, bias=False)
+        self.reduction = Linear(4 * channels, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), C'); an odd map is zero-padded at the bottom and right."""
@@ -70,8 +71,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, int(ratio * dim))
-        self.fc2 = nn.Linear(int(ratio * dim), dim)
+        self.fc1: nn.Linear = Linear(dim, int(ratio * dim))
+        self.fc2: nn.Linear = Linear(int(ratio * dim), dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
@@ -134,7 +135,7 @@ class ClassificationHead(nn.Module):
     def __init__(self, channels: int, num_classes: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.norm = LayerNorm(channels, eps)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = Linear(channels, num_classes)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Map four (B, H_i, W_i, C_i) to logits (B, num_classes)."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
-from attnbench.linear import linear
+from attnbench.linear import Linear, linear
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
@@ -88,8 +88,8 @@ class FocalAttention(nn.Module):
         self.border = BORDERS[settings.border].fit(settings.window, expand, shift, regions, slot.grid)
         self.window, self.regions = self.border.window, regions
         self.side = self.window + 2 * self.border.expand  # of the fine region
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
-        self.proj = nn.Linear(slot.dim, slot.dim)
+        self.qkv = Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
+        self.proj = Linear(slot.dim, slot.dim)
         self.pool_layers = nn.ModuleList(
             WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
         )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
-from attnbench.linear import linear
+from attnbench.linear import Linear, linear
 from attnbench.registry import mechanism
 
 from ._kept import Kept
@@ -149,15 +149,14 @@ class NearestFocalAttention(nn.Module):
         cells = tuple(2**level for level in range(settings.levels - 1))
         _check_cells(self.window, settings.levels)  # again: it may have shrunk
         self.selection = Selection(self.border, settings.topk, (self.window, *cells))
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
-        self.proj = nn.Linear(slot.dim, slot.dim)
+        self.qkv = Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
+        self.proj = Linear(slot.dim, slot.dim)
         self.pool_layers = nn.ModuleList(
             WindowPool(settings.pool, slot.dim, self.window, count, self.border.tiling) for count in cells
         )
         hidden = slot.dim // slot.heads
         self.coord2rpb_all = nn.ModuleList(
-            nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, slot.heads))
-            for _ in range(settings.levels)
+            nn.Sequential(Linear(2, hidden), nn.ReLU(), Linear(hidden, slot.heads)) for _ in range(settings.levels)
         )
         self.kept_table = Kept()
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnbench.contract import NoSettings, Paper, Slot
+from attnbench.linear import Linear
 from attnbench.registry import mechanism
 
 from ._prefix import join, part_again
@@ -22,8 +23,8 @@ class FullAttention(nn.Module):
     def __init__(self, slot: Slot, settings: NoSettings) -> None:
         super().__init__()
         self.heads = slot.heads
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim)
-        self.proj = nn.Linear(slot.dim, slot.dim)
+        self.qkv = Linear(slot.dim, 3 * slot.dim)
+        self.proj = Linear(slot.dim, slot.dim)
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Map (B, H, W, C) to (B, H, W, C); with prefix tokens (B, P, C), return both."""

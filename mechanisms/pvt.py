@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
-from attnbench.linear import linear
+from attnbench.linear import Linear, linear
 from attnbench.norms import LayerNorm
 from attnbench.registry import mechanism
 
@@ -89,9 +89,9 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         self.heads = slot.heads
         self.sr_ratio, self.border = settings.sr_ratio, BORDERS[settings.border]
-        self.q = nn.Linear(slot.dim, slot.dim, bias=settings.qkv_bias)
-        self.kv = nn.Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
-        self.proj = nn.Linear(slot.dim, slot.dim)
+        self.q = Linear(slot.dim, slot.dim, bias=settings.qkv_bias)
+        self.kv = Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
+        self.proj = Linear(slot.dim, slot.dim)
         if self.sr_ratio > 1:
             self.sr = nn.Conv2d(slot.dim, slot.dim, self.sr_ratio, stride=self.sr_ratio)
             self.norm = LayerNorm(slot.dim)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
-from attnbench.linear import linear
+from attnbench.linear import Linear, linear
 from attnbench.norms import LayerNorm
 from attnbench.registry import mechanism
 
@@ -40,9 +40,9 @@ class LinearReductionAttention(nn.Module):
     def __init__(self, slot: Slot, settings: PooledSettings) -> None:
         super().__init__()
         self.heads, self.side = slot.heads, settings.side
-        self.q = nn.Linear(slot.dim, slot.dim, bias=settings.qkv_bias)
-        self.kv = nn.Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
-        self.proj = nn.Linear(slot.dim, slot.dim)
+        self.q = Linear(slot.dim, slot.dim, bias=settings.qkv_bias)
+        self.kv = Linear(slot.dim, 2 * slot.dim, bias=settings.qkv_bias)
+        self.proj = Linear(slot.dim, slot.dim)
         self.sr = nn.Conv2d(slot.dim, slot.dim, 1)
         self.norm = LayerNorm(slot.dim)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attnbench.contract import Paper, Slot
 from attnbench.errors import UserError
+from attnbench.linear import Linear
 from attnbench.registry import mechanism
 
 from ._bias import relative_position_index
@@ -159,8 +160,8 @@ class ShiftedWindowAttention(nn.Module):
         self.border = BORDERS[settings.border].fit(settings.window, shift, slot.grid)
         self.window = self.border.window
         self.layout = Layout(self.window, (Span(self.window, self.window),), self.heads)
-        self.qkv = nn.Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
-        self.proj = nn.Linear(slot.dim, slot.dim)
+        self.qkv = Linear(slot.dim, 3 * slot.dim, bias=settings.qkv_bias)
+        self.proj = Linear(slot.dim, slot.dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * self.window - 1) ** 2, slot.heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         index = relative_position_index(self.window, self.window)

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import attnbench
 from attnbench import linear, products
 from attnbench.backbone import build_model
+from attnbench.contract import Slot
 from attnbench.devices import elsewhere
 from attnbench.layers import Mlp
 
@@ -259,6 +260,14 @@ def test_a_model_adopts_its_own_layers_and_those_of_its_mechanism_alone() -> Non
     model = build_model("swin", resolution=(64, 64))
     assert not [name for name, module in model.named_modules() if type(module) is nn.Linear]
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", sorted({*attnbench.MECHANISMS} - {"identity"}))
+def test_a_mechanism_outside_a_model_takes_onednn_too(name: str) -> None:
+    module, x = attnbench.MECHANISMS[name].build(Slot(64, 2, 2, 1, (15, 15))).eval(), torch.randn(2, 15, 15, 64)
+    with torch.inference_mode():
+        assert ONEDNN in operators(lambda: module(x))
+    assert "aten::convolution_backward" in operators(lambda: module(x).sum().backward())
 
 
 @pytest.mark.parametrize("name", sorted(attnbench.MECHANISMS))
