@@ -1,8 +1,9 @@
 """The three products of a linear layer on a CPU: its output, and the gradients of its input and of its weight.
 
-PyTorch brings two libraries and multiplies float32 by MKL, which leaves speed unused on AMD processors with AVX-512: of
-two EPYCs, products took 0.67 to 0.94 of the time by oneDNN on one, and about half on the other. PyTorch has no operator
-for gradients of a linear layer by oneDNN, but they are those of a 1 x 1 convolution.
+PyTorch brings two libraries and multiplies float32 by MKL, which has one kernel for all AMD processors, of AVX2: of two
+EPYCs with AVX-512, products took 0.67 to 0.94 of the time by oneDNN on one, and about half on the other, and 0.77 to
+0.88 on that one with AVX-512 hidden. PyTorch has no operator for gradients of a linear layer by oneDNN, but they are
+those of a 1 x 1 convolution.
 """
 
 import platform
@@ -13,15 +14,21 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from attnbench.devices import on_cpu
+from attnbench.parts import parts
 
 PLAIN = (Tensor, nn.Parameter)  # and no subclass, which might store something else
 LEAST = 2**23  # MACs, below which oneDNN's preparations take longer than is gained
 LEAST_MAP = 20_481  # numbers of a single image, of fewer of which PyTorch gives oneDNN no convolution
+# Tokens, and weights at once, of which oneDNN takes a weight's gradient faster. Of fewer tokens, bringing the gradient
+# into its order and back takes longer than is gained; of more weights, what it allocates for that goes back to the
+# system with every call, and the next one fetches it page by page.
+LEAST_ROWS, MOST_WEIGHTS = 128, 3 * 2**19
+VECTOR = 16  # numbers
 
 
 def _serves_better() -> bool:
-    """Tell whether the processor is one of AMD with AVX-512, and PyTorch multiplies by MKL."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
+    """Tell whether the processor is one of AMD with AVX2, and PyTorch multiplies by MKL."""
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512") or not torch.backends.mkl.is_available():
         return False
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
@@ -32,6 +39,8 @@ def _serves_better() -> bool:
 
 
 SERVES_BETTER = _serves_better()
+# Without, MKL takes weights' gradients as fast, or faster where there are many weights.
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def suit(macs: int, *given: Tensor) -> bool:
@@ -88,11 +97,24 @@ def to_weight(grad: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
 
     It is added to ``total``, if that is given, and the sum returned.
     """
-    if not _suit_convolution(x.numel(), grad, x):
+    if not HAS_AVX512 or len(x) < LEAST_ROWS or not _suit_convolution(x.numel(), grad, x):
         return torch.mm(grad.T, x) if total is None else total.addmm_(grad.T, x)
-    unread = grad.new_empty(grad.shape[1], x.shape[1]) if total is None else total
-    found = _of_convolution(_as_map(grad), _as_map(x), unread, (False, True, False)).flatten(1)
-    return found if total is None else total.add_(found)
+    weights = grad.shape[1] * x.shape[1]
+    if total is None and weights <= MOST_WEIGHTS:
+        return _to_weight(grad, x)
+    out = grad.new_empty(grad.shape[1], x.shape[1]) if total is None else total
+    for some in parts(grad.shape[1], MOST_WEIGHTS // x.shape[1], VECTOR):
+        found = _to_weight(grad[:, some], x)
+        if total is None:
+            out[some] = found
+        else:
+            out[some] += found
+    return out
+
+
+def _to_weight(grad: Tensor, x: Tensor) -> Tensor:
+    unread = grad.new_empty(grad.shape[1], x.shape[1])  # what has the shape of the weight
+    return _of_convolution(_as_map(grad), _as_map(x), unread, (False, True, False)).flatten(1)
 
 
 def _suit_convolution(inputs: int, grad: Tensor, other: Tensor) -> bool:

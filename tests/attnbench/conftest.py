@@ -38,12 +38,14 @@ def as_published() -> AsPublished:
 
 @pytest.fixture(scope="module")
 def onednn_everywhere() -> Iterator[None]:
-    """Take oneDNN on any processor, and for any number of products."""
+    """Take oneDNN on any processor, for any number of products and tokens, and of weights some at a time."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this PyTorch is built without oneDNN")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "SERVES_BETTER", True)
+        patch.setattr(products, "HAS_AVX512", True)
         patch.setattr(products, "LEAST", 0)
+        patch.setattr(products, "LEAST_ROWS", 0)
         yield
 
 

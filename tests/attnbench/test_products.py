@@ -80,20 +80,22 @@ def test_gradients_of_inputs_are_those_of_float64(
     equal(out, expected)
 
 
-@given(ROWS, WIDTHS, WIDTHS, forms, forms, largest)
-@settings(max_examples=40, deadline=None)
+@given(ROWS, WIDTHS, WIDTHS, forms, forms, largest, st.sampled_from([1, 1_500, 70**2]))
+@settings(max_examples=60, deadline=None)
 def test_gradients_of_weights_are_those_of_float64(
-    rows: int, inputs: int, outputs: int, form: str, other: str, bounds: tuple[int, int]
+    rows: int, inputs: int, outputs: int, form: str, other: str, bounds: tuple[int, int], most: int
 ) -> None:
     torch.manual_seed(0)
     grad, x = matrix(rows, outputs, form, bounds[0]), matrix(rows, inputs, other, bounds[1])
     wider = matrix(outputs, 2 * inputs, "contiguous", 4_095)
     total = wider[:, ::2]  # as a group of the second layer's channels is a part of all
     expected, before, untouched = grad.double().T @ x.double(), total.double(), wider[:, 1::2].clone()
-    fresh = products.to_weight(grad, x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "MOST_WEIGHTS", most)
+        fresh = products.to_weight(grad, x)
+        assert products.to_weight(grad, x, total) is total
     assert fresh.is_contiguous()
     equal(fresh, expected)
-    products.to_weight(grad, x, total)
     equal(wider[:, ::2], before + expected)
     assert torch.equal(wider[:, 1::2], untouched)
 
@@ -120,6 +122,20 @@ def test_onednn_takes_them_and_pytorch_what_is_not_for_it(name: str, monkeypatch
     assert operator in operators(lambda: call(x, weight, grad))
     monkeypatch.setattr(products, "SERVES_BETTER", False)
     assert operator not in operators(lambda: call(x, weight, grad))
+
+
+def test_gradients_of_weights_are_onednns_for_many_tokens_and_with_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, grad = torch.randn(700, 30), torch.randn(40, 30), torch.randn(700, 40)
+    convolution = "aten::convolution_backward"
+    monkeypatch.setattr(products, "LEAST_ROWS", 700)
+    assert convolution in operators(lambda: products.to_weight(grad, x))
+    monkeypatch.setattr(products, "LEAST_ROWS", 701)
+    assert convolution not in operators(lambda: products.to_weight(grad, x))
+    assert convolution in operators(lambda: products.to_input(grad, weight))
+    monkeypatch.setattr(products, "LEAST_ROWS", 0)
+    monkeypatch.setattr(products, "HAS_AVX512", False)
+    assert convolution not in operators(lambda: products.to_weight(grad, x))
+    assert convolution in operators(lambda: products.to_input(grad, weight))
 
 
 @pytest.mark.parametrize("rows", [682, 683])
