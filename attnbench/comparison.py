@@ -258,5 +258,6 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> float:
     one, other = variance(a) / len(a), variance(b) / len(b)
     if one + other == 0:
         return 0.0
-    freedom = (one + other) ** 2 / (one**2 / (len(a) - 1) + other**2 / (len(b) - 1))
+    share = one / (one + other)  # and not the squares of both, which are 0 for spreads that are tiny
+    freedom = 1 / (share**2 / (len(a) - 1) + (1 - share) ** 2 / (len(b) - 1))
     return student(freedom) * sqrt(one + other)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attnbench.comparison import Compared, Comparison, compare
@@ -134,6 +134,9 @@ def test_the_threshold_parts_a_slowdown_from_a_regression() -> None:
 
 
 @settings(max_examples=50)
+@example(  # squares of the scores' variances are 0
+    anchors=(1, 1), halves=(0.5, 0.5), floors=(0, 0), counts=(0, 0), scores=([0, 0], [0, 3e-111]), status=("ok", "ok")
+)
 @given(
     anchors=st.tuples(*[st.floats(0.1, 10)] * 2),
     halves=st.tuples(*[st.floats(0.001, 0.5)] * 2),
