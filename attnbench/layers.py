@@ -71,6 +71,7 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, ratio: float) -> None:
         super().__init__()
+        # Others may be put in their place.
         self.fc1: nn.Linear = Linear(dim, int(ratio * dim))
         self.fc2: nn.Linear = Linear(int(ratio * dim), dim)
 

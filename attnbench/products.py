@@ -99,17 +99,13 @@ def to_weight(grad: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
     """
     if not HAS_AVX512 or len(x) < LEAST_ROWS or not _suit_convolution(x.numel(), grad, x):
         return torch.mm(grad.T, x) if total is None else total.addmm_(grad.T, x)
-    weights = grad.shape[1] * x.shape[1]
-    if total is None and weights <= MOST_WEIGHTS:
-        return _to_weight(grad, x)
-    out = grad.new_empty(grad.shape[1], x.shape[1]) if total is None else total
+    if total is None:
+        if grad.shape[1] * x.shape[1] <= MOST_WEIGHTS:
+            return _to_weight(grad, x)
+        total = grad.new_zeros(grad.shape[1], x.shape[1])
     for some in parts(grad.shape[1], MOST_WEIGHTS // x.shape[1], VECTOR):
-        found = _to_weight(grad[:, some], x)
-        if total is None:
-            out[some] = found
-        else:
-            out[some] += found
-    return out
+        total[some].add_(_to_weight(grad[:, some], x))
+    return total
 
 
 def _to_weight(grad: Tensor, x: Tensor) -> Tensor:

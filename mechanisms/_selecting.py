@@ -17,7 +17,7 @@ def select(x: Tensor, chosen: Tensor) -> Tensor:
     if wanted(x) and torch.is_grad_enabled():
         compiled: Tensor = _compiled(x, chosen)
         return compiled
-    return x.index_select(1, chosen)
+    return _select(x, chosen)
 
 
 def _select(x: Tensor, chosen: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnbench
 from attnbench import linear, products
-from attnbench.backbone import build_model
-from attnbench.contract import Slot
+from attnbench.architecture import uniform
+from attnbench.backbone import Backbone, build_model
+from attnbench.contract import Mechanism, NoSettings, Slot
 from attnbench.devices import elsewhere
 from attnbench.layers import Mlp
+from attnbench.sizes import SIZES
 
 ONEDNN = "mkldnn::_linear_pointwise"
 
@@ -246,7 +248,7 @@ def test_small_products_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> 
         assert ONEDNN in operators(lambda: layer()(torch.randn(5, 6)))
 
 
-def test_a_model_adopts_its_own_layers_and_those_of_its_mechanism_alone() -> None:
+def test_what_is_just_a_linear_layer_is_adopted() -> None:
     class Exchanged(nn.Linear):
         pass
 
@@ -257,8 +259,26 @@ def test_a_model_adopts_its_own_layers_and_those_of_its_mechanism_alone() -> Non
     assert linear.is_linear(nn.Linear(2, 2))
     assert linear.is_linear(ours)
     assert not linear.is_linear(other)
-    model = build_model("swin", resolution=(64, 64))
-    assert not [name for name, module in model.named_modules() if type(module) is nn.Linear]
+
+
+def test_a_model_adopts_the_layers_of_anyones_mechanism() -> None:
+    class Anyones(nn.Module):
+        def __init__(self, slot: Slot, _: NoSettings) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(slot.dim, slot.dim), Doubled(slot.dim, slot.dim)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(self.first(x))
+            return out
+
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    anyones = Mechanism("anyones", Anyones, None, "O(HW)", (NoSettings(),) * 4)
+    model = Backbone(uniform(SIZES["nano"]), anyones.build, (64, 64), lambda channels: nn.Linear(channels[-1], 3))
+    found = {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
+    assert found == {linear.Linear, Doubled}
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
 
 
